@@ -1,0 +1,834 @@
+"""Typed events. Generated from the .avsc files by `python -m schemas.generate`."""
+
+from __future__ import annotations
+from enum import StrEnum
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+
+
+class Lane(StrEnum):
+    LIVE = "LIVE"
+    BACKFILL = "BACKFILL"
+
+
+class Platform(StrEnum):
+    OTHER = "OTHER"
+    TWILIO = "TWILIO"
+    AMAZON_CONNECT = "AMAZON_CONNECT"
+    GENESYS_CLOUD = "GENESYS_CLOUD"
+    FREESWITCH = "FREESWITCH"
+    ASTERISK = "ASTERISK"
+    THREECX = "THREECX"
+    JAMBONZ = "JAMBONZ"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    platform: Platform
+    account_ref: str | None = None
+    adapter_version: str = ""
+    raw_payload_uri: str | None = None
+
+
+class Direction(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    INBOUND = "INBOUND"
+    OUTBOUND = "OUTBOUND"
+    INTERNAL = "INTERNAL"
+    CALLBACK = "CALLBACK"
+
+
+class Disposition(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    ANSWERED = "ANSWERED"
+    NO_ANSWER = "NO_ANSWER"
+    BUSY = "BUSY"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    ABANDONED = "ABANDONED"
+    VOICEMAIL = "VOICEMAIL"
+
+
+class DisconnectedBy(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    CUSTOMER = "CUSTOMER"
+    AGENT = "AGENT"
+    SUPERVISOR = "SUPERVISOR"
+    THIRD_PARTY = "THIRD_PARTY"
+    SYSTEM = "SYSTEM"
+    TRANSFER = "TRANSFER"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queue:
+    id: str
+    name: str | None = None
+    enqueued_at: datetime | None = None
+    dequeued_at: datetime | None = None
+
+
+class Role(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    CUSTOMER = "CUSTOMER"
+    AGENT = "AGENT"
+    SUPERVISOR = "SUPERVISOR"
+    IVR = "IVR"
+    BOT = "BOT"
+    EXTERNAL = "EXTERNAL"
+    VOICEMAIL = "VOICEMAIL"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Participant:
+    participant_id: str
+    role: Role
+    agent_id: str | None = None
+    display_name: str | None = None
+    address: str | None = None
+    joined_ms: int | None = None
+    left_ms: int | None = None
+
+
+class SegmentKind(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    IVR = "IVR"
+    QUEUE = "QUEUE"
+    RINGING = "RINGING"
+    INTERACT = "INTERACT"
+    HOLD = "HOLD"
+    MUTE = "MUTE"
+    TRANSFER = "TRANSFER"
+    CONFERENCE = "CONFERENCE"
+    SECURE_PAUSE = "SECURE_PAUSE"
+    ACW = "ACW"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallSegment:
+    kind: SegmentKind
+    start_ms: int
+    end_ms: int
+    participant_id: str | None = None
+
+
+class RecordingStatus(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    PENDING = "PENDING"
+    AVAILABLE = "AVAILABLE"
+    ABSENT = "ABSENT"
+    FAILED = "FAILED"
+    DELETED = "DELETED"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    recording_id: str
+    status: RecordingStatus
+    status_reason: str | None = None
+    uri: str | None = None
+    uri_expires_at: datetime | None = None
+    credential_ref: str | None = None
+    container: str | None = None
+    codec: str | None = None
+    sample_rate_hz: int | None = None
+    channels: int | None = None
+    channel_roles: list[Role] = field(default_factory=list)
+    """
+    Role of each channel, in order; empty where the platform does not know.
+    """
+    start_offset_ms: int | None = None
+    """
+    Where the recording starts, ms since started_at.
+    """
+    duration_ms: int | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    encryption_key_ref: str | None = None
+
+
+class Consent(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    GRANTED = "GRANTED"
+    DENIED = "DENIED"
+    NOT_REQUIRED = "NOT_REQUIRED"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallEnded:
+    """
+    A call ended, as the platform sees it; may be amended. At least once, out of order.
+    """
+
+    event_id: str
+    """
+    The platform's own id of this event; the same delivery repeated carries the same id.
+    """
+    tenant_id: str
+    """
+    Whose call it is; first half of every record key. No '/' and no control characters.
+    """
+    call_id: str
+    """
+    The call within its tenant; second half of every record key.
+    """
+    occurred_at: datetime
+    """
+    When the call ended, or was amended, by the platform's clock.
+    """
+    published_at: datetime
+    """
+    When this event was published.
+    """
+    source: Source
+    started_at: datetime
+    ended_at: datetime
+    source_updated_at: datetime | None = None
+    """
+    When the platform last changed the call. The newer one wins; in ms it is the revision of everything derived. Absent: occurred_at is used.
+    """
+    lane: Lane = Lane.LIVE
+    """
+    LIVE goes before BACKFILL.
+    """
+    source_ids: dict[str, str] = field(default_factory=dict)
+    """
+    Ids of this call on the platform, by the platform's own names for them.
+    """
+    parent_call_id: str | None = None
+    root_call_id: str | None = None
+    next_call_id: str | None = None
+    direction: Direction = Direction.UNKNOWN
+    from_address: str | None = None
+    to_address: str | None = None
+    dialed_address: str | None = None
+    subject_ref: str | None = None
+    """
+    The customer, by the business's own id.
+    """
+    crm_ref: str | None = None
+    """
+    The case or contact this call belongs to in the CRM.
+    """
+    answered_at: datetime | None = None
+    source_timezone: str | None = None
+    talk_ms: int | None = None
+    """
+    Milliseconds agent and customer were connected.
+    """
+    queue_ms: int | None = None
+    """
+    Milliseconds waited in queue.
+    """
+    hold_ms: int | None = None
+    """
+    Milliseconds on hold, all holds together.
+    """
+    acw_ms: int | None = None
+    """
+    After-call work, ms.
+    """
+    disposition: Disposition = Disposition.UNKNOWN
+    disconnected_by: DisconnectedBy = DisconnectedBy.UNKNOWN
+    disconnect_reason_raw: str | None = None
+    sip_status: int | None = None
+    q850_cause: int | None = None
+    queue: Queue | None = None
+    participants: list[Participant] = field(default_factory=list)
+    """
+    Who took part; the number of human parties is the prior for diarization.
+    """
+    segments: list[CallSegment] = field(default_factory=list)
+    """
+    Telephony intervals in ms since started_at: hold, IVR and secure pause are masked for speech.
+    """
+    recordings: list[Recording] = field(default_factory=list)
+    """
+    Every recording known so far; ingest acts on the AVAILABLE ones.
+    """
+    language_hints: list[str] = field(default_factory=list)
+    """
+    BCP 47 tags the platform believes are spoken.
+    """
+    wrap_up_code: str | None = None
+    wrap_up_note: str | None = None
+    consent: Consent = Consent.UNKNOWN
+    retain_until: datetime | None = None
+    legal_hold: bool = False
+    mos_min: float | None = None
+    """
+    Lowest mean opinion score measured, 1.0 to 5.0.
+    """
+    attributes: dict[str, str] = field(default_factory=dict)
+    """
+    Anything else the platform said, as text.
+    """
+    traceparent: str | None = None
+    """
+    W3C trace context of the platform, if it traces.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """
+    Where in the call a finding rests.
+    """
+
+    start_ms: int
+    """
+    Ms since the call's started_at.
+    """
+    end_ms: int
+    segment_ids: list[int] = field(default_factory=list)
+    role: Role = Role.UNKNOWN
+    quote: str = ""
+    """
+    The words themselves.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredRecording:
+    recording_id: str
+    object_key: str
+    """
+    Key in the object store: a content address.
+    """
+    sha256: str
+    """
+    Of the stored bytes, lower-case hex.
+    """
+    size_bytes: int
+    container: str
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    duration_ms: int
+    """
+    Measured by decoding, not read from the header.
+    """
+    channel_roles: list[Role] = field(default_factory=list)
+    """
+    One per channel, or empty where the platform does not know.
+    """
+    start_offset_ms: int = 0
+    """
+    Where it starts, ms since the call's started_at.
+    """
+    source_uri: str | None = None
+    """
+    Where it came from, without query string or credentials.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedRecording:
+    recording_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallRecorded:
+    """
+    The recordings of a call that are stored so far. A later revision supersedes.
+    """
+
+    tenant_id: str
+    call_id: str
+    revision: int
+    """
+    source_updated_at of the CallEnded it follows, ms since the epoch; the greater supersedes.
+    """
+    recorded_at: datetime
+    call: CallEnded
+    """
+    The call as the platform described it.
+    """
+    recordings: list[StoredRecording]
+    """
+    Stored recordings, in the order the platform lists them.
+    """
+    refused: list[RefusedRecording] = field(default_factory=list)
+    """
+    Recordings that can never be stored, each with the reason.
+    """
+    pending: list[str] = field(default_factory=list)
+    """
+    Ids of recordings still to come.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """
+    What made the transcript, exactly enough to make it again.
+    """
+
+    name: str
+    """
+    faster-whisper, pocketsphinx, whisperx, ...
+    """
+    version: str
+    model: str
+    model_revision: str = ""
+    """
+    Content hash or hub revision of the model files.
+    """
+    device: str = "cpu"
+    reason: str = ""
+    """
+    Why this engine was chosen.
+    """
+    options: dict[str, str] = field(default_factory=dict)
+    """
+    The options that changed the result.
+    """
+
+
+class Flag(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    NO_SPEECH = "NO_SPEECH"
+    REPEAT_LOOP = "REPEAT_LOOP"
+    LOW_CONFIDENCE = "LOW_CONFIDENCE"
+    INSIDE_HOLD = "INSIDE_HOLD"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    segment_id: int
+    """
+    0, 1, 2 ... within this transcript.
+    """
+    recording_id: str
+    channel: int
+    speaker: str
+    """
+    Name of the speaker within the call: 'agent', 'customer', 'speaker_0' ...
+    """
+    role: Role
+    start_ms: int
+    end_ms: int
+    text: str
+    language: str = "und"
+    confidence: float | None = None
+    """
+    Mean word probability, 0.0 to 1.0; null where the engine gives none.
+    """
+    flags: list[Flag] = field(default_factory=list)
+    """
+    Why this segment may not be trusted.
+    """
+    words: list[str] = field(default_factory=list)
+    """
+    Word texts; the arrays beside it have the same length.
+    """
+    word_start_ms: list[int] = field(default_factory=list)
+    word_end_ms: list[int] = field(default_factory=list)
+    word_confidence: list[float] = field(default_factory=list)
+    """
+    0.0 to 1.0 each; empty where the engine gives none.
+    """
+    words_interpolated: bool = False
+    """
+    True where word times were spread over the segment, not heard.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Masked:
+    kind: SegmentKind
+    start_ms: int
+    end_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChannelHeard:
+    recording_id: str
+    channel: int
+    role: Role
+    speech_ms: int
+    """
+    Milliseconds in which a voice was detected.
+    """
+    same_as_channel: int | None = None
+    """
+    Set where this channel carries the same audio as an earlier one (dual mono).
+    """
+
+
+class DegradationKind(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    NO_ALIGNMENT = "NO_ALIGNMENT"
+    NO_DIARIZATION = "NO_DIARIZATION"
+    NO_ROLES = "NO_ROLES"
+    LANGUAGE_UNSUPPORTED = "LANGUAGE_UNSUPPORTED"
+    DUAL_MONO = "DUAL_MONO"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Degradation:
+    kind: DegradationKind
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallTranscribed:
+    """
+    Who said what and when, by which engine, and what could not be done.
+    """
+
+    tenant_id: str
+    call_id: str
+    revision: int
+    """
+    As in CallRecorded.
+    """
+    transcribed_at: datetime
+    call: CallEnded
+    recordings: list[StoredRecording]
+    """
+    The recordings this transcript was made from.
+    """
+    duration_ms: int
+    """
+    From the call's start to the end of the last recording.
+    """
+    engine: Engine
+    language: str
+    """
+    BCP 47 tag of most of the speech; 'und' where none could be told.
+    """
+    segments: list[Segment]
+    """
+    Ordered by start_ms, then channel. Times in ms since the call's started_at.
+    """
+    language_confidence: float | None = None
+    """
+    0.0 to 1.0; null where the engine gives none.
+    """
+    masked: list[Masked] = field(default_factory=list)
+    """
+    Stretches not transcribed, ms since the call's started_at.
+    """
+    channels: list[ChannelHeard] = field(default_factory=list)
+    """
+    What was heard on each channel.
+    """
+    degradations: list[Degradation] = field(default_factory=list)
+    """
+    What could not be done, and why.
+    """
+    cached: bool = False
+    """
+    True where the engine did not run because the same audio had been transcribed with the same engine, model and options.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    name: str
+    value: float
+    role: Role | None = None
+    """
+    Null where the metric is of the call.
+    """
+
+
+class MomentKind(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    SILENCE = "SILENCE"
+    OVERLAP = "OVERLAP"
+    SLOW_RESPONSE = "SLOW_RESPONSE"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    kind: MomentKind
+    start_ms: int
+    end_ms: int
+    role: Role | None = None
+    """
+    Who should have spoken, or who spoke into the other.
+    """
+    segment_ids: list[int] = field(default_factory=list)
+    """
+    The segments beside it.
+    """
+
+
+class SentimentLabel(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    NEGATIVE = "NEGATIVE"
+    NEUTRAL = "NEUTRAL"
+    POSITIVE = "POSITIVE"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentSentiment:
+    segment_id: int
+    role: Role
+    label: SentimentLabel
+    score: float
+    """
+    -1.0 (negative) to 1.0 (positive).
+    """
+    engine: str
+    """
+    What told: lexicon, or a model's name.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CoursePoint:
+    quarter: int
+    """
+    1 to 4.
+    """
+    role: Role
+    label: SentimentLabel
+    score: float
+    """
+    -1.0 to 1.0, mean over the speech of that quarter.
+    """
+
+
+class FindingKind(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    EMOTION = "EMOTION"
+    TOPIC = "TOPIC"
+    RULE = "RULE"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """
+    One thing heard in the call.
+    """
+
+    finding_id: str
+    """
+    Deterministic within the call.
+    """
+    kind: FindingKind
+    label: str
+    """
+    The class within its kind: dissatisfied, refund, ...
+    """
+    role: Role
+    evidence: Evidence
+    rule: str
+    """
+    The lexicon or rule that found it.
+    """
+    rule_version: str
+    engine: str
+    confidence: float | None = None
+    """
+    0.0 to 1.0; null for exact matches.
+    """
+
+
+class Verdict(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    MET = "MET"
+    NOT_MET = "NOT_MET"
+    NOT_APPLICABLE = "NOT_APPLICABLE"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Criterion:
+    criterion_id: str
+    title: str
+    verdict: Verdict
+    weight: float
+    reason: str
+    evidence: list[Evidence] = field(default_factory=list)
+    suggestion: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QualityScore:
+    value: float
+    """
+    0.0 to 100.0: weight met over weight applicable.
+    """
+    scorecard: str
+    scorecard_version: str
+    criteria: list[Criterion]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SummarySentence:
+    text: str
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    method: str
+    """
+    extractive, or the LLM's name.
+    """
+    version: str
+    """
+    Of the prompt or the algorithm.
+    """
+    sentences: list[SummarySentence]
+    degraded: str = ""
+    """
+    Why a lesser method was used; empty where it was the one asked for.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallEnriched:
+    """
+    What a call was about, how it felt, how well it was handled; every finding with its evidence.
+    """
+
+    tenant_id: str
+    call_id: str
+    revision: int
+    """
+    As in CallRecorded.
+    """
+    enriched_at: datetime
+    call: CallEnded
+    transcript_id: str
+    """
+    Event id of the CallTranscribed this was made from.
+    """
+    language: str
+    rules_version: str
+    """
+    Names the lexicons, rules and scorecard used: <declared version>+<first 12 hex digits of the hash of their contents>.
+    """
+    metrics: list[Metric] = field(default_factory=list)
+    """
+    Conversation metrics, each with its unit in its name.
+    """
+    moments: list[Moment] = field(default_factory=list)
+    """
+    Stretches worth hearing: silences, overlaps, slow responses.
+    """
+    sentiments: list[SegmentSentiment] = field(default_factory=list)
+    """
+    One per segment of a human.
+    """
+    course: list[CoursePoint] = field(default_factory=list)
+    """
+    Sentiment per quarter of the call and role.
+    """
+    findings: list[Finding] = field(default_factory=list)
+    score: QualityScore | None = None
+    """
+    Null where the call cannot be scored (no agent was heard).
+    """
+    summary: Summary | None = None
+    alerts: list[str] = field(default_factory=list)
+    """
+    Rules that raised an alert; each is an AlertRaised of its own.
+    """
+
+
+class Severity(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    LOW = "LOW"
+    MEDIUM = "MEDIUM"
+    HIGH = "HIGH"
+    CRITICAL = "CRITICAL"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlertRaised:
+    """
+    A call needs a person now.
+    """
+
+    tenant_id: str
+    call_id: str
+    revision: int
+    """
+    As in CallRecorded.
+    """
+    raised_at: datetime
+    rule: str
+    rule_version: str
+    severity: Severity
+    title: str
+    reason: str
+    evidence: list[Evidence] = field(default_factory=list)
+    suggested_action: str = ""
+    agent_id: str | None = None
+    queue_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OriginalInput:
+    topic: str
+    event_id: str
+    value: bytes | None = None
+    dataref: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayRequested:
+    """
+    Run one stage again for one call.
+    """
+
+    tenant_id: str
+    call_id: str
+    requested_at: datetime
+    requested_by: str
+    stage: str
+    """
+    ingest, transcribe, enrich or sink.
+    """
+    generation: int
+    """
+    1 or more; each replay has its own.
+    """
+    input: OriginalInput
+    """
+    The stage's original input: the bytes themselves, or where they lie.
+    """
+    reason: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    """
+    Settings of the stage that this replay overrides.
+    """
+    shadow: bool = False
+    """
+    Computed and stored, shown to nobody until promoted.
+    """
+    side_effects: bool = False
+    """
+    Whether alerts and webhooks go out.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallErased:
+    """
+    Everything held about a call is to be forgotten.
+    """
+
+    tenant_id: str
+    call_id: str
+    erased_at: datetime
+    requested_by: str
+    reason: str = ""
+
+
+Model: TypeAlias = (
+    CallEnded
+    | Evidence
+    | CallRecorded
+    | CallTranscribed
+    | CallEnriched
+    | AlertRaised
+    | ReplayRequested
+    | CallErased
+)

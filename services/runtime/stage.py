@@ -1,0 +1,112 @@
+"""A stage: decode, handle, encode. Pure: knows no log and moves no offset."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+from services.runtime.errors import Failure, Invalid
+from services.runtime.log import Message, Record
+
+E = TypeVar("E")
+
+# Every event id is a UUIDv5 under this namespace.
+NAMESPACE = uuid.UUID("6f1d1f0e-6c1b-5f0b-9d0e-3c8d2b8e7a51")
+
+
+def utc_now() -> datetime:
+    """Now, in whole milliseconds: events carry no more."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def event_id(stage: str, about: str, generation: int, ordinal: int) -> str:
+    """The id of the `ordinal`-th event that `stage` makes of `about`: the same whenever made."""
+    return str(uuid.uuid5(NAMESPACE, f"{stage}\n{about}\n{generation}\n{ordinal}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope(Generic[E]):
+    """An event and what came with it.
+
+    `event` is the message itself where the topic carries original bytes (dead letters, retries).
+    """
+
+    event: E
+    message: Message
+    id: str
+    generation: int = 0
+    time: datetime = field(default_factory=utc_now)
+    causation_id: str | None = None
+    traceparent: str | None = None
+    attempt: int = 0
+    """How often this message has come back from a retry tier."""
+    problem: Invalid | None = None
+    """Why the message could not be decoded; then `event` is the message itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An event to publish; its topic follows from its type.
+
+    `about` is what its id is made from; by default the id of the event that caused it.
+    """
+
+    event: Any
+    about: str | None = None
+
+
+Outcome = Sequence[Output] | Exception
+"""What became of one event: what to publish (nothing is an empty sequence), or why not."""
+
+Handle = Callable[[Sequence[Envelope[Any]]], Iterable[tuple[int, Outcome]]]
+"""Handles a batch; yields (index in the batch, outcome) in any order, each as it is ready.
+
+An exception raised by the iterable itself concerns every event it has not yet answered for.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the loop needs to know of a stage."""
+
+    name: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    handle: Handle
+    batch: int = 1
+    """Most events per call of `handle`."""
+    wait_s: float = 0.0
+    """How long a batch may wait to fill."""
+    workers: int = 1
+    """Batches handled at once."""
+    passes_undecodable: bool = False
+    """Whether `handle` also gets what cannot be decoded, with `problem` set."""
+
+
+def each(
+    handle_one: Callable[[Envelope[Any]], Sequence[Output]], workers: int = 1
+) -> Handle:
+    """Lift a handler of one event to a batch; with `workers` > 1, over a pool of threads."""
+
+    def outcome(envelope: Envelope[Any]) -> Outcome:
+        try:
+            return handle_one(envelope)
+        except Exception as failure:
+            return failure
+
+    def handle(envelopes: Sequence[Envelope[Any]]) -> Iterator[tuple[int, Outcome]]:
+        if workers == 1 or len(envelopes) == 1:
+            for index, envelope in enumerate(envelopes):
+                yield index, outcome(envelope)
+            return
+        with ThreadPoolExecutor(min(workers, len(envelopes))) as pool:
+            pending = {pool.submit(outcome, each_): i for i, each_ in enumerate(envelopes)}
+            for future in as_completed(pending):
+                yield pending[future], future.result()
+
+    return handle
