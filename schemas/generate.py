@@ -183,7 +183,15 @@ def topics_page() -> str:
         )
     for record in SOURCES:
         schema = json.loads((HERE / f"{record}.avsc").read_text())
-        lines += ["", f"## {record}", "", schema["doc"], "", "| field | type | meaning |", "|---|---|---|"]
+        lines += [
+            "",
+            f"## {record}",
+            "",
+            schema["doc"],
+            "",
+            "| field | type | meaning |",
+            "|---|---|---|",
+        ]
         lines += _rows(schema, "")
     return "\n".join(lines) + "\n"
 
@@ -191,7 +199,8 @@ def topics_page() -> str:
 def _rows(record: dict[str, Any], prefix: str) -> list[str]:
     rows = []
     for field in record["fields"]:
-        name, inner = prefix + field["name"], []
+        inner: list[tuple[dict[str, Any], str]] = []
+        name = prefix + field["name"]
         label = _type(field["type"], name, inner)
         rows.append(f"| `{name}` | {label} | {field.get('doc', '')} |")
         for nested, path in inner:

@@ -67,23 +67,62 @@ def _retry(tier: RetryTier) -> Topic:
 
 
 TOPICS: tuple[Topic, ...] = (
-    Topic(ENDED, "CallEnded", "A call ended, as the platform sees it.",
-          ("platform", "submit", "drop folder"), ("ingest", "sink")),
-    Topic(RECORDED, "CallRecorded", "The call's audio is stored.",
-          ("ingest",), ("transcribe", "sink")),
-    Topic(TRANSCRIBED, "CallTranscribed", "Who said what and when.",
-          ("transcribe",), ("enrich", "sink")),
-    Topic(ENRICHED, "CallEnriched", "Findings, score and summary, with evidence.",
-          ("enrich",), ("sink", "CRM")),
-    Topic(ALERTS, "AlertRaised", "A call that needs a person now.",
-          ("enrich",), ("sink", "supervisors")),
-    Topic(REPLAY, "ReplayRequested", "One stage is to run again for one call.",
-          ("replay command",), _STAGES, retention_ms=7 * DAY_MS),
-    Topic(ERASED, "CallErased", "Everything held about a call is to be forgotten.",
-          ("erase command",), _STAGES, cleanup="compact"),
+    Topic(
+        ENDED,
+        "CallEnded",
+        "A call ended, as the platform sees it.",
+        ("platform", "submit", "drop folder"),
+        ("ingest", "sink"),
+    ),
+    Topic(
+        RECORDED, "CallRecorded", "The call's audio is stored.", ("ingest",), ("transcribe", "sink")
+    ),
+    Topic(
+        TRANSCRIBED,
+        "CallTranscribed",
+        "Who said what and when.",
+        ("transcribe",),
+        ("enrich", "sink"),
+    ),
+    Topic(
+        ENRICHED,
+        "CallEnriched",
+        "Findings, score and summary, with evidence.",
+        ("enrich",),
+        ("sink", "CRM"),
+    ),
+    Topic(
+        ALERTS,
+        "AlertRaised",
+        "A call that needs a person now.",
+        ("enrich",),
+        ("sink", "supervisors"),
+    ),
+    Topic(
+        REPLAY,
+        "ReplayRequested",
+        "One stage is to run again for one call.",
+        ("replay command",),
+        _STAGES,
+        retention_ms=7 * DAY_MS,
+    ),
+    Topic(
+        ERASED,
+        "CallErased",
+        "Everything held about a call is to be forgotten.",
+        ("erase command",),
+        _STAGES,
+        cleanup="compact",
+    ),
     *(_retry(tier) for tier in RETRY_TIERS),
-    Topic(DEAD_LETTER, None, "Messages that cannot be processed: original bytes, reason in headers.",
-          _STAGES, ("sink", "operator"), retention_ms=90 * DAY_MS),
+    Topic(
+        DEAD_LETTER,
+        None,
+        "Messages that cannot be processed: original bytes, reason in headers.",
+        _STAGES,
+        ("sink", "operator"),
+        retention_ms=90 * DAY_MS,
+    ),
 )
 
 BY_NAME = {topic.name: topic for topic in TOPICS}

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from services.runtime.errors import Failure, Invalid
-from services.runtime.log import Message, Record
+from services.runtime.errors import Invalid
+from services.runtime.log import Message
 
 E = TypeVar("E")
 
@@ -88,9 +88,7 @@ class Stage:
     """Whether `handle` also gets what cannot be decoded, with `problem` set."""
 
 
-def each(
-    handle_one: Callable[[Envelope[Any]], Sequence[Output]], workers: int = 1
-) -> Handle:
+def each(handle_one: Callable[[Envelope[Any]], Sequence[Output]], workers: int = 1) -> Handle:
     """Lift a handler of one event to a batch; with `workers` > 1, over a pool of threads."""
 
     def outcome(envelope: Envelope[Any]) -> Outcome:

@@ -1,0 +1,39 @@
+"""Names of the headers that messages carry."""
+
+from __future__ import annotations
+
+# CloudEvents, Kafka binding, binary mode.
+SPECVERSION = "ce_specversion"
+ID = "ce_id"
+TYPE = "ce_type"
+SOURCE = "ce_source"
+SUBJECT = "ce_subject"
+TIME = "ce_time"
+CAUSATION_ID = "ce_causationid"
+GENERATION = "ce_generation"
+DATAREF = "ce_dataref"
+CONTENT_TYPE = "content-type"
+TRACEPARENT = "traceparent"
+
+# Dead letters: Kafka Connect's names, so that its tools can read them.
+ERROR_TOPIC = "__connect.errors.topic"
+ERROR_PARTITION = "__connect.errors.partition"
+ERROR_OFFSET = "__connect.errors.offset"
+ERROR_STAGE = "__connect.errors.connector.name"
+ERROR_CLASS = "__connect.errors.exception.class.name"
+ERROR_MESSAGE = "__connect.errors.exception.message"
+ERROR_TRACE = "__connect.errors.exception.stacktrace"
+# What Connect has no name for.
+DEAD_REASON = "callstream.reason"
+DEAD_ATTEMPT = "callstream.attempt"
+DEAD_AT_MS = "callstream.failed_ms"
+
+# Retries.
+RETRY_STAGE = "callstream.retry.stage"
+RETRY_REASON = "callstream.retry.reason"
+RETRY_DETAIL = "callstream.retry.detail"
+RETRY_DUE_MS = "callstream.retry.due_ms"
+RETRY_ATTEMPT = "callstream.retry.attempt"
+RETRY_FIRST_MS = "callstream.retry.first_ms"
+RETRY_TOPIC = "callstream.retry.topic"
+RETRY_HISTORY = "callstream.retry.history"
