@@ -1,0 +1,328 @@
+"""Audio of unknown origin: measured in a child process, then decoded. The only importer of `av`.
+
+`probe` is for files nobody has vouched for: FFmpeg runs in a process of its own, which gets the
+file as its standard input, can open nothing else and no socket, and is bounded in memory and
+processor time. `decode` and `blocks` are for files that `probe` has accepted; they run in the
+caller's process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import av
+import av.logging
+
+from services.runtime.errors import Invalid, NotYet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Samples = NDArray[np.float32]
+
+MIN_SAMPLE_RATE_HZ = 4_000
+
+# What FFmpeg may take a file for. Formats that name other files or hosts (hls, concat, sdp, ...)
+# are not among them.
+_CONTAINERS = (
+    "3gp,aac,ac3,aiff,amr,amrnb,amrwb,asf,au,caf,flac,matroska,mov,mp3,mp4,ogg,tta,voc,w64,wav,"
+    "webm,wsd,wv"
+)
+
+# Telephony formats without a header: FFmpeg is told, by file suffix or by what the platform says.
+# suffix or name -> (FFmpeg format, its options)
+_HEADERLESS: dict[str, tuple[str, dict[str, str]]] = {
+    **dict.fromkeys(("mulaw", "ul", "ulaw", "pcmu", "mu"), ("mulaw", {"sample_rate": "8000"})),
+    **dict.fromkeys(("alaw", "al", "pcma"), ("alaw", {"sample_rate": "8000"})),
+    "gsm": ("gsm", {"sample_rate": "8000"}),
+    "g722": ("g722", {}),
+    "g729": ("g729", {}),
+    **dict.fromkeys(("sln", "slin", "s16le"), ("s16le", {"sample_rate": "8000"})),
+    **dict.fromkeys(("sln16", "slin16"), ("s16le", {"sample_rate": "16000"})),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AudioLimits:
+    """What a file may ask for before it is refused."""
+
+    max_bytes: int = 2 << 30
+    max_duration_s: float = 8 * 3600.0
+    max_sample_rate_hz: int = 192_000
+    max_channels: int = 16
+    cpu_s: int = 300
+    """Processor seconds of the child."""
+    memory_bytes: int = 1 << 30
+    """Address space of the child."""
+    wall_s: float = 900.0
+    """Longest wait for the child; a guard against a stuck machine, not against the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What a file holds, as measured by decoding all of it."""
+
+    container: str
+    """FFmpeg's name of the format, or ours for a headerless one; `decode` takes it."""
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    duration_ms: int
+    """Of what could be decoded: a file cut short has the duration of what is left."""
+    samples: int
+    """Per channel."""
+
+
+def probe(path: Path, limits: AudioLimits, container: str | None = None) -> AudioInfo:
+    """Measure the file at `path` by decoding it in a child process. Blocks; thread-safe.
+
+    `container` names a headerless telephony format (`mulaw`, `alaw`, `gsm`, `g722`, `g729`,
+    `sln` ...) and is ignored where the file has a header; without it the suffix of `path` is
+    asked. A file cut short is accepted with what it holds.
+
+    Raises Invalid with reason `empty_file`, `too_many_bytes`, `not_audio`, `several_streams`,
+    `sample_rate`, `too_many_channels`, `too_long`, `decodes_to_nothing`, `decoder_memory`,
+    `decoder_crashed` or `probe_timeout` (processor time); NotYet where the child was stopped by
+    something other than the file.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        raise Invalid("empty_file", "the file has no bytes")
+    if size > limits.max_bytes:
+        raise Invalid("too_many_bytes", f"{size} bytes, allowed are {limits.max_bytes}")
+    hint = (container or path.suffix.lstrip(".")).lower()
+    request = json.dumps({"limits": asdict(limits), "hint": hint})
+    # The child sees no setting and no credential of this process.
+    environ = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONPATH") if k in os.environ}
+    with path.open("rb") as file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "services.runtime.audio", request],
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+            env=environ,
+            start_new_session=True,
+        )
+    with child:
+        try:
+            answer, complaint = child.communicate(timeout=limits.wall_s)
+        except subprocess.TimeoutExpired:
+            raise NotYet("probe_starved", f"no answer within {limits.wall_s:g} s") from None
+        finally:
+            child.kill()
+    return _answered(child.returncode, answer, complaint, limits)
+
+
+def _answered(code: int, answer: bytes, complaint: bytes, limits: AudioLimits) -> AudioInfo:
+    if code == 0:
+        told: dict[str, Any] = json.loads(answer)
+        if "refused" in told:
+            raise Invalid(told["refused"], told["detail"])
+        return AudioInfo(**told)
+    if code == -signal.SIGXCPU:
+        raise Invalid("probe_timeout", f"decoding took more than {limits.cpu_s} s of processor")
+    if code in (-signal.SIGKILL, -signal.SIGTERM):
+        raise NotYet("probe_killed", f"the decoder was stopped by signal {-code}")
+    if code < 0:
+        raise Invalid("decoder_crashed", f"the decoder died of signal {-code}")
+    raise RuntimeError(f"the probing process failed: {complaint[-2000:].decode(errors='replace')}")
+
+
+def decode(path: Path, rate: int = 16_000, container: str | None = None) -> Samples:
+    """All samples of a file that `probe` accepted: float32, -1.0 to 1.0, (channels, samples).
+
+    Each channel is resampled to `rate` Hz by itself, nothing is mixed. `container` is
+    `AudioInfo.container`; it is needed where the file has no header and `path` no suffix.
+    Raises Invalid where the file cannot be decoded at all.
+    """
+    import numpy as np
+
+    return np.concatenate(list(_resampled(path, rate, container)), axis=1)
+
+
+def blocks(
+    path: Path, rate: int = 16_000, seconds: float = 30.0, container: str | None = None
+) -> Iterator[Samples]:
+    """As `decode`, in blocks of `seconds`; the last is shorter. Memory is bounded by a block."""
+    import numpy as np
+
+    length = round(rate * seconds)
+    if length < 1:
+        raise ValueError(f"seconds={seconds!r}: a block must hold at least one sample")
+    held: list[Samples] = []
+    count = 0
+    for piece in _resampled(path, rate, container):
+        held.append(piece)
+        count += piece.shape[1]
+        if count >= length:
+            whole = np.concatenate(held, axis=1)
+            while count >= length:
+                yield whole[:, :length]
+                whole = whole[:, length:]
+                count -= length
+            held = [whole] if count else []
+    if held:
+        yield np.concatenate(held, axis=1)
+
+
+def _resampled(path: Path, rate: int, container: str | None) -> Iterator[Samples]:
+    """Pieces of (channels, samples) at `rate`; at least one. Channels are those of the start."""
+    import numpy as np
+
+    hint = (container or path.suffix.lstrip(".")).lower()
+    channels = 0
+    resampler: av.AudioResampler | None = None
+    setting: tuple[object, ...] = ()
+
+    def planar(frames: list[av.AudioFrame]) -> Iterator[Samples]:
+        for frame in frames:
+            if frame.samples:
+                piece = frame.to_ndarray().astype(np.float32, copy=False)
+                if len(piece) < channels:
+                    piece = np.concatenate([piece, np.repeat(piece[-1:], channels - len(piece), 0)])
+                yield piece[:channels]
+
+    with path.open("rb") as file:
+        with _opened(file, hint) as source:
+            for frame in _frames(source):
+                now = (frame.format.name, frame.layout.name, frame.sample_rate)
+                if resampler is None or now != setting:
+                    if resampler is not None:
+                        yield from planar(resampler.resample(None))
+                    channels = channels or frame.layout.nb_channels
+                    resampler = av.AudioResampler("fltp", frame.layout, rate)
+                    setting = now
+                frame.pts = None
+                yield from planar(resampler.resample(frame))
+        if resampler is None:
+            raise Invalid("decodes_to_nothing", "no audio could be decoded")
+        yield from planar(resampler.resample(None))
+
+
+def _opened(file: BinaryIO, hint: str) -> av.container.InputContainer:
+    """The file as a container with exactly one audio stream that can be decoded."""
+    name, options = _HEADERLESS.get(hint, (None, {}))
+    if name is not None and _has_header(file):
+        name, options = None, {}
+    options = {"protocol_whitelist": "", **options}
+    if name is None:
+        options["format_whitelist"] = _CONTAINERS
+    try:
+        container = av.open(file, "r", format=name, options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise Invalid("not_audio", f"no audio format is recognised ({error.strerror})") from error
+    streams = container.streams.audio
+    if len(streams) != 1 or streams[0].codec_context is None:
+        container.close()
+        if len(streams) > 1:
+            raise Invalid(
+                "several_streams", f"{len(streams)} audio streams; deliver each as a recording"
+            )
+        raise Invalid("not_audio", "the file holds no audio that can be decoded")
+    return container
+
+
+def _has_header(file: BinaryIO) -> bool:
+    start = file.read(12)
+    file.seek(0)
+    return start[:4] in (b"RIFF", b"RF64", b"OggS", b"fLaC", b".snd") or start[:3] == b"ID3"
+
+
+def _frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
+    """Decoded frames; what is damaged is passed over, and what is cut off ends the file."""
+    stream = container.streams.audio[0]
+    decoder = stream.codec_context
+    if decoder.name in ("amrnb", "amr_nb"):
+        # FFmpeg's own decoder loses speech.
+        decoder = av.CodecContext.create("libopencore_amrnb", "r")
+        decoder.sample_rate = 8000
+        decoder.layout = "mono"
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.FFmpegError):
+            break
+        try:
+            frames = decoder.decode(packet)
+        except av.FFmpegError:
+            continue
+        yield from frames
+
+
+def _measure(file: BinaryIO, hint: str, limits: AudioLimits) -> AudioInfo:
+    """Decode `file` to its end, counting; refuses as soon as a limit is passed."""
+    with _opened(file, hint) as container:
+        context = container.streams.audio[0].codec_context
+        codec, rate, channels = context.name, context.sample_rate, context.channels
+        _within(rate, channels, limits)
+        samples = 0
+        seconds = 0.0
+        for frame in _frames(container):
+            if not samples:
+                rate, channels = frame.sample_rate, frame.layout.nb_channels
+            _within(frame.sample_rate, frame.layout.nb_channels, limits)
+            samples += frame.samples
+            seconds += frame.samples / frame.sample_rate
+            if seconds > limits.max_duration_s:
+                raise Invalid(
+                    "too_long", f"decodes to more than the {limits.max_duration_s:g} s allowed"
+                )
+        if not samples:
+            raise Invalid("decodes_to_nothing", f"{codec}: no sample could be decoded")
+        known = container.format.name.split(",")[0]
+        name = hint if known in ("s16le",) else known
+    return AudioInfo(name, codec, rate, channels, round(seconds * 1000), samples)
+
+
+def _within(rate: int, channels: int, limits: AudioLimits) -> None:
+    if not MIN_SAMPLE_RATE_HZ <= rate <= limits.max_sample_rate_hz:
+        raise Invalid(
+            "sample_rate",
+            f"{rate} Hz, allowed are {MIN_SAMPLE_RATE_HZ} to {limits.max_sample_rate_hz}",
+        )
+    if not 1 <= channels <= limits.max_channels:
+        raise Invalid("too_many_channels", f"{channels}, allowed are 1 to {limits.max_channels}")
+
+
+def _child(request: str) -> None:
+    """The probing process: the file on standard input, the answer as JSON on standard output."""
+    asked = json.loads(request)
+    limits = AudioLimits(**asked["limits"])
+    av.logging.set_level(av.logging.PANIC)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 5))
+    # PyAV imports parts of itself at first use, which must be before files are closed off.
+    with suppress(Invalid):
+        _measure(BytesIO(), "mulaw", limits)
+    # Descriptors 0 to 2 are in use: no file and no socket can be opened from here on.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    told: dict[str, object]
+    try:
+        told = asdict(_measure(sys.stdin.buffer, asked["hint"], limits))
+    except Invalid as refusal:
+        told = {"refused": refusal.reason, "detail": refusal.detail}
+    except MemoryError:
+        told = {"refused": "decoder_memory", "detail": f"more than {limits.memory_bytes} bytes"}
+    except Exception as error:
+        told = {"refused": "decoder_crashed", "detail": f"{type(error).__name__}: {error}"}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1])
