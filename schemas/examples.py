@@ -424,7 +424,8 @@ def _enriched(transcribed: e.CallTranscribed, **changes: Any) -> e.CallEnriched:
 
 def _call_enriched() -> Mapping[str, e.CallEnriched]:
     transcribed = _call_transcribed()
-    nothing: dict[str, Any] = {"moments": [], "sentiments": [], "course": [], "findings": [], "score": None,
+    nothing: dict[str, Any]
+    nothing = {"moments": [], "sentiments": [], "course": [], "findings": [], "score": None,
                "summary": None, "alerts": [], "metrics": []}  # fmt: skip
     silence = transcribed["silence"]
     return {
@@ -450,7 +451,7 @@ def _alert_raised() -> Mapping[str, e.AlertRaised]:
         for name, call, rule, severity, title in (
             ("angry-refund", enriched["happy"], "angry_refund", e.Severity.HIGH,
              "Angry customer asks for a refund"),
-            ("mandarin", enriched["mandarin"], "angry_refund", e.Severity.HIGH, "客户不满，要求退款"),
+            ("mandarin", enriched["mandarin"], "angry_refund", e.Severity.HIGH, "不满并要求退款"),
         )
     }  # fmt: skip
 

@@ -1,0 +1,149 @@
+"""What Avro cannot say of an event. A fuzzed message may decode and still mean nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas import events as e
+
+LONGEST_ID = 256
+# Ten days: no call lasts longer, and sums of such durations stay far from overflow.
+LONGEST_MS = 864_000_000
+EARLIEST_YEAR, LATEST_YEAR = 1980, 2200
+
+
+def problem_with(event: Any) -> str | None:
+    """What is wrong with `event`, naming field and value; None when it is sound."""
+    for field in ("tenant_id", "call_id"):
+        if problem := _problem_with_id(field, getattr(event, field)):
+            return problem
+    match event:
+        case e.CallEnded():
+            return _call_ended(event)
+        case e.CallRecorded():
+            return _call_recorded(event)
+        case e.CallTranscribed():
+            return _call_transcribed(event)
+        case e.CallEnriched():
+            return _call_enriched(event)
+        case e.AlertRaised():
+            return _evidence("evidence", event.evidence)
+        case e.ReplayRequested():
+            if event.generation < 1:
+                return f"generation is {event.generation}, not 1 or more"
+            if (event.input.value is None) == (event.input.dataref is None):
+                return "input needs exactly one of value and dataref"
+    return None
+
+
+def _problem_with_id(field: str, value: str) -> str | None:
+    if not value:
+        return f"{field} is empty"
+    if len(value) > LONGEST_ID:
+        return f"{field} has {len(value)} characters, at most {LONGEST_ID} are allowed"
+    if "/" in value and field == "tenant_id":
+        return f"{field} {value!r} contains '/', which separates it from call_id in the key"
+    if any(ord(char) < 32 or ord(char) == 127 for char in value):
+        return f"{field} {value!r} contains a control character"
+    return None
+
+
+def _call_ended(call: e.CallEnded) -> str | None:
+    for field in ("occurred_at", "published_at", "started_at", "ended_at", "answered_at",
+                  "source_updated_at"):  # fmt: skip
+        when = getattr(call, field)
+        if when is not None and not EARLIEST_YEAR <= when.year <= LATEST_YEAR:
+            return f"{field} is {when.isoformat()}, outside {EARLIEST_YEAR} to {LATEST_YEAR}"
+    if call.ended_at < call.started_at:
+        return f"ended_at {call.ended_at} lies before started_at {call.started_at}"
+    for segment in call.segments:
+        if problem := _interval("segments", segment.start_ms, segment.end_ms):
+            return problem
+    seen = set()
+    for recording in call.recordings:
+        if not recording.recording_id or recording.recording_id in seen:
+            return f"recordings: recording_id {recording.recording_id!r} is empty or used twice"
+        seen.add(recording.recording_id)
+        offset = recording.start_offset_ms
+        if offset is not None and abs(offset) > LONGEST_MS:
+            return f"recordings: start_offset_ms is {offset}"
+    return None
+
+
+def _same_call(event: Any) -> str | None:
+    inside = (event.call.tenant_id, event.call.call_id)
+    if inside != (event.tenant_id, event.call_id):
+        return f"is about {event.tenant_id}/{event.call_id}, its call is {inside[0]}/{inside[1]}"
+    return _call_ended(event.call)
+
+
+def _stored(recordings: list[e.StoredRecording]) -> str | None:
+    for stored in recordings:
+        if len(stored.sha256) != 64 or not set(stored.sha256) <= set("0123456789abcdef"):
+            return f"recordings: sha256 {stored.sha256!r} is not 64 lower-case hex digits"
+        if not 0 <= stored.duration_ms <= LONGEST_MS:
+            return f"recordings: duration_ms is {stored.duration_ms}"
+        if abs(stored.start_offset_ms) > LONGEST_MS:
+            return f"recordings: start_offset_ms is {stored.start_offset_ms}"
+        if stored.channels < 1 or len(stored.channel_roles) not in (0, stored.channels):
+            return f"recordings: {stored.channels} channels and {len(stored.channel_roles)} roles"
+    return None
+
+
+def _call_recorded(event: e.CallRecorded) -> str | None:
+    return _same_call(event) or _stored(event.recordings)
+
+
+def _call_transcribed(event: e.CallTranscribed) -> str | None:
+    if problem := _same_call(event) or _stored(event.recordings):
+        return problem
+    for number, segment in enumerate(event.segments):
+        if segment.segment_id != number:
+            return f"segments[{number}] has segment_id {segment.segment_id}"
+        if problem := _interval(f"segments[{number}]", segment.start_ms, segment.end_ms):
+            return problem
+        count = len(segment.words)
+        if not len(segment.word_start_ms) == len(segment.word_end_ms) == count:
+            return f"segments[{number}]: word arrays differ in length"
+        if len(segment.word_confidence) not in (0, count):
+            return f"segments[{number}]: word_confidence has {len(segment.word_confidence)} items"
+        if problem := _share(f"segments[{number}].confidence", segment.confidence):
+            return problem
+    for masked in event.masked:
+        if problem := _interval("masked", masked.start_ms, masked.end_ms):
+            return problem
+    return _share("language_confidence", event.language_confidence)
+
+
+def _call_enriched(event: e.CallEnriched) -> str | None:
+    if problem := _same_call(event):
+        return problem
+    if event.score is not None and not 0.0 <= event.score.value <= 100.0:
+        return f"score.value is {event.score.value}, outside 0 to 100"
+    for moment in event.moments:
+        if problem := _interval("moments", moment.start_ms, moment.end_ms):
+            return problem
+    scores = [item.score for item in event.sentiments] + [point.score for point in event.course]
+    for score in scores:
+        if not -1.0 <= score <= 1.0:
+            return f"a sentiment score is {score}, outside -1 to 1"
+    return _evidence("findings", [finding.evidence for finding in event.findings])
+
+
+def _evidence(field: str, items: list[e.Evidence]) -> str | None:
+    for item in items:
+        if problem := _interval(field, item.start_ms, item.end_ms):
+            return problem
+    return None
+
+
+def _interval(field: str, start_ms: int, end_ms: int) -> str | None:
+    if -LONGEST_MS <= start_ms <= end_ms <= LONGEST_MS:
+        return None
+    return f"{field}: {start_ms} to {end_ms} ms is no interval within a call"
+
+
+def _share(field: str, value: float | None) -> str | None:
+    if value is None or 0.0 <= value <= 1.0:
+        return None
+    return f"{field} is {value}, outside 0 to 1"
