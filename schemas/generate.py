@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from fastavro.schema import load_schema_ordered
 
 from schemas.topics import DAY_MS, TOPICS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+NAMESPACE = "callstream.events"
 
 # In the order of reference: each file may name the types of those before it.
 SOURCES = (
@@ -37,17 +37,50 @@ PARTS = frozenset({"Evidence"})
 
 def self_contained(record: str) -> dict[str, Any]:
     """The schema of `record` with every type it names defined inside it, at its first use."""
-    upto = SOURCES[: SOURCES.index(record) + 1]
-    schema = load_schema_ordered([str(HERE / f"{name}.avsc") for name in upto])
-    return dict(_plain(schema))
+    named: dict[str, Any] = {}
+    for source in SOURCES:
+        _collect(json.loads((HERE / f"{source}.avsc").read_text()), named)
+    return dict(_inlined(f"{NAMESPACE}.{record}", named, set()))
 
 
-def _plain(node: Any) -> Any:
+def _collect(node: Any, named: dict[str, Any]) -> None:
     if isinstance(node, dict):
-        return {key: _plain(value) for key, value in node.items() if not key.startswith("__")}
+        if node.get("type") in ("record", "enum"):
+            named[f"{NAMESPACE}.{node['name']}"] = node
+        for value in node.values():
+            _collect(value, named)
+    elif isinstance(node, list):
+        for item in node:
+            _collect(item, named)
+
+
+def _inlined(node: Any, named: dict[str, Any], defined: set[str]) -> Any:
+    """`node` with full names, each type defined where it is met first."""
+    if isinstance(node, str):
+        if node not in named or node in defined:
+            return node
+        return _inlined(named[node], named, defined)
     if isinstance(node, list):
-        return [_plain(item) for item in node]
-    return node
+        return [_inlined(item, named, defined) for item in node]
+    made = dict(node)
+    if node.get("type") in ("record", "enum"):
+        full = f"{NAMESPACE}.{node['name']}"
+        if full in defined:
+            return full
+        defined.add(full)
+        made = {"type": node["type"], "name": full} | {
+            key: value for key, value in node.items() if key not in ("type", "name", "namespace")
+        }
+        if "fields" in node:
+            made["fields"] = [
+                {**field, "type": _inlined(field["type"], named, defined)}
+                for field in node["fields"]
+            ]
+        return made
+    for part in ("items", "values"):
+        if part in made:
+            made[part] = _inlined(made[part], named, defined)
+    return made
 
 
 def events_module() -> str:
