@@ -6,10 +6,15 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from services.runtime.errors import Invalid, Transient
+
+if TYPE_CHECKING:
+    from minio import Minio
 
 
 class MissingObject(LookupError):
@@ -19,27 +24,30 @@ class MissingObject(LookupError):
 class Objects(Protocol):
     """A store of immutable objects. Thread-safe.
 
-    Keys are '/'-separated printable ASCII, without '.' or '..' parts. Every method raises
-    `Transient` when the store does not answer. A written object is durable and whole on return,
+    Keys are '/'-separated printable ASCII, without '.' or '..' parts; no key is the folder of
+    another. Every method raises `Transient` when the store does not answer or does not let us,
+    and Invalid (`object_key`) for what is no key. A written object is durable and whole on return,
     and never seen in part; writing the same key again is harmless.
     """
 
     def put(self, key: str, data: bytes) -> None: ...
 
-    def put_file(self, key: str, path: Path) -> None: ...
+    def put_file(self, key: str, path: Path) -> None:
+        """Store the file at `path`; raises FileNotFoundError where there is none."""
 
     def get(self, key: str) -> bytes:
         """The object's bytes; raises MissingObject."""
 
     def get_file(self, key: str, path: Path) -> None:
-        """Write the object to `path`; raises MissingObject."""
+        """Write the object to `path`; raises MissingObject. No part is left behind on failure."""
 
     def exists(self, key: str) -> bool: ...
 
     def delete(self, key: str) -> None:
         """Forget the object; no error when there is none."""
 
-    def keys(self, prefix: str = "") -> Iterator[str]: ...
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Keys that start with `prefix`, sorted."""
 
 
 def _checked(key: str) -> str:
@@ -61,69 +69,229 @@ class DirectoryObjects:
         return self._root / _checked(key)
 
     def put(self, key: str, data: bytes) -> None:
-        beside = self._incoming / uuid.uuid4().hex
-        with self._io(key):
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            self._place(beside, self._path(key))
+        self._write(key, BytesIO(data))
 
     def put_file(self, key: str, path: Path) -> None:
-        beside = self._incoming / uuid.uuid4().hex
-        with self._io(key):
-            with path.open("rb") as source, beside.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
-                file.flush()
-                os.fsync(file.fileno())
-            self._place(beside, self._path(key))
+        with path.open("rb") as source:
+            self._write(key, source)
 
-    def _place(self, beside: Path, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    def _write(self, key: str, source: BinaryIO) -> None:
+        path = self._path(key)
+        beside = self._incoming / uuid.uuid4().hex
+        with _file_errors(key):
+            try:
+                with beside.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                    file.flush()
+                    os.fsync(file.fileno())
+                path.parent.mkdir(parents=True, exist_ok=True)
+                beside.replace(path)
+            finally:
+                beside.unlink(missing_ok=True)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def get(self, key: str) -> bytes:
-        with self._io(key):
-            return self._path(key).read_bytes()
+        path = self._path(key)
+        with _file_errors(key):
+            return path.read_bytes()
 
     def get_file(self, key: str, path: Path) -> None:
-        with self._io(key):
-            shutil.copyfile(self._path(key), path)
+        source = self._path(key)
+        with _file_errors(key), _whole(path):
+            shutil.copyfile(source, path)
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
     def delete(self, key: str) -> None:
-        with self._io(key):
-            self._path(key).unlink(missing_ok=True)
+        path = self._path(key)
+        with _file_errors(key):
+            path.unlink(missing_ok=True)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        for path in sorted(self._root.rglob("*")):
-            if path.is_file() and self._incoming not in path.parents:
-                key = path.relative_to(self._root).as_posix()
-                if key.startswith(prefix):
-                    yield key
+        folder = self._root.joinpath(*prefix.split("/")[:-1])
+        with _file_errors(prefix):
+            found = [
+                path.relative_to(self._root).as_posix()
+                for path in folder.rglob("*")
+                if path.is_file() and self._incoming not in path.parents
+            ]
+        yield from sorted(key for key in found if key.startswith(prefix))
 
-    def _io(self, key: str) -> _Guard:
-        return _Guard(key)
 
-
-class _Guard:
+@contextmanager
+def _file_errors(key: str) -> Iterator[None]:
     """Turns the file system's errors into ours."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise MissingObject(key) from error
+    except OSError as error:
+        raise Transient("objects_down", f"{key}: {error.strerror}") from error
 
-    def __init__(self, key: str) -> None:
-        self._key = key
 
-    def __enter__(self) -> None:
-        return None
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Takes away what was written to `path` when writing it fails."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
-            raise MissingObject(self._key) from error
-        if isinstance(error, OSError):
-            raise Transient("objects_down", f"{self._key}: {error.strerror}") from error
+
+class S3Objects:
+    """Objects in a bucket of any S3-compatible store; files above 16 MiB go up in parts.
+
+    `endpoint` is host[:port]. Making one asks nothing of the network; `check` does.
+    """
+
+    PART_BYTES = 16 << 20
+
+    def __init__(
+        self,
+        endpoint: str,
+        bucket: str,
+        *,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        region: str = "us-east-1",
+        secure: bool = True,
+        connect_timeout_s: float = 5.0,
+        read_timeout_s: float = 60.0,
+        attempts: int = 3,
+        connections: int = 32,
+    ) -> None:
+        from minio import Minio
+        from urllib3 import PoolManager, Retry, Timeout
+
+        self._bucket = bucket
+        self._where = f"{bucket} at {endpoint}"
+        self._client: Minio = Minio(
+            endpoint,
+            access_key=access_key,
+            secret_key=secret_key,
+            region=region,
+            secure=secure,
+            http_client=PoolManager(
+                maxsize=connections,
+                timeout=Timeout(connect=connect_timeout_s, read=read_timeout_s),
+                retries=Retry(
+                    total=attempts - 1,
+                    backoff_factor=0.2,
+                    status_forcelist=(500, 502, 503, 504),
+                    raise_on_status=False,
+                ),
+            ),
+        )
+
+    def check(self, create: bool = False) -> None:
+        """Raises ValueError naming the setting to mend when the store refuses us, for good.
+
+        Makes the bucket where there is none and `create` is set. Raises Transient when the store
+        does not answer.
+        """
+        with self._errors("", settings=True):
+            if self._client.bucket_exists(self._bucket):
+                return
+            if not create:
+                raise ValueError(
+                    f"objects.bucket: there is no bucket {self._where}; create it, or name another"
+                )
+            self._client.make_bucket(self._bucket)
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._errors(_checked(key)):
+            self._client.put_object(
+                self._bucket, key, BytesIO(data), len(data), part_size=self.PART_BYTES
+            )
+
+    def put_file(self, key: str, path: Path) -> None:
+        _checked(key)
+        with path.open("rb") as file, self._errors(key):
+            size = os.fstat(file.fileno()).st_size
+            self._client.put_object(self._bucket, key, file, size, part_size=self.PART_BYTES)
+
+    def get(self, key: str) -> bytes:
+        with self._errors(_checked(key)):
+            answer = self._client.get_object(self._bucket, key)
+            try:
+                return bytes(answer.read())
+            finally:
+                answer.close()
+                answer.release_conn()
+
+    def get_file(self, key: str, path: Path) -> None:
+        self.download(_checked(key), path)
+
+    def download(self, key: str, path: Path, max_bytes: int | None = None) -> None:
+        """`get_file` for buckets that others fill: any key, and Invalid above `max_bytes`."""
+        with self._errors(key), _whole(path):
+            answer = self._client.get_object(self._bucket, key)
+            try:
+                count = 0
+                with path.open("wb") as file:
+                    for block in answer.stream(1 << 20):
+                        count += len(block)
+                        if max_bytes is not None and count > max_bytes:
+                            raise Invalid("too_many_bytes", f"{key}: more than {max_bytes} bytes")
+                        file.write(block)
+            finally:
+                answer.close()
+                answer.release_conn()
+
+    def exists(self, key: str) -> bool:
+        try:
+            with self._errors(_checked(key)):
+                self._client.stat_object(self._bucket, key)
+        except MissingObject:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        with self._errors(_checked(key)):
+            self._client.remove_object(self._bucket, key)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        with self._errors(prefix):
+            listed = self._client.list_objects(self._bucket, prefix or None, recursive=True)
+            found = [str(each.object_name) for each in listed]
+        yield from sorted(found)
+
+    @contextmanager
+    def _errors(self, key: str, settings: bool = False) -> Iterator[None]:
+        """Turns the client's errors into ours. With `settings`, refusals are a ValueError."""
+        from minio.error import MinioException, S3Error
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except S3Error as error:
+            if error.code in ("NoSuchKey", "NoSuchObject"):
+                raise MissingObject(key) from error
+            mend = _MENDS.get(str(error.code))
+            if mend is None:
+                raise Transient("objects_down", f"{self._where}: {error.code} {key}") from error
+            if settings:
+                raise ValueError(f"{mend} ({self._where}: {error.code})") from error
+            raise Transient("objects_refused", f"{mend} ({self._where}: {error.code})") from error
+        except (MinioException, HTTPError, OSError) as error:
+            raise Transient(
+                "objects_down", f"{self._where}: {type(error).__name__} {key}"
+            ) from error
+
+
+# What an S3 store's refusal says about our settings.
+_MENDS = {
+    "InvalidAccessKeyId": "objects.access_key: the store does not know it",
+    "SignatureDoesNotMatch": "objects.secret_key: it does not fit the access key",
+    "AccessDenied": "objects.access_key: it may not use the bucket",
+    "AllAccessDisabled": "objects.access_key: it may not use the bucket",
+    "NoSuchBucket": "objects.bucket: there is none of that name",
+    "AuthorizationHeaderMalformed": "objects.region: the store expects another",
+    "RequestTimeTooSkewed": "the clocks of this machine and the store differ",
+}
