@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -100,9 +100,10 @@ class DirectoryObjects:
             return path.read_bytes()
 
     def get_file(self, key: str, path: Path) -> None:
-        source = self._path(key)
-        with _file_errors(key), _whole(path):
-            shutil.copyfile(source, path)
+        with _file_errors(key):
+            source = self._path(key).open("rb")
+        with source:
+            _save(key, iter(lambda: source.read(1 << 20), b""), path)
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -134,13 +135,15 @@ def _file_errors(key: str) -> Iterator[None]:
         raise Transient("objects_down", f"{key}: {error.strerror}") from error
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Takes away what was written to `path` when writing it fails."""
+def _save(key: str, blocks: Iterable[bytes], path: Path) -> None:
+    """Write the object's blocks to `path`, or leave nothing there."""
     try:
-        yield
-    except BaseException:
+        with path.open("wb") as file:
+            file.writelines(blocks)
+    except BaseException as error:
         path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise Transient("scratch", f"{path}: {error.strerror} ({key})") from error
         raise
 
 
@@ -217,29 +220,17 @@ class S3Objects:
             self._client.put_object(self._bucket, key, file, size, part_size=self.PART_BYTES)
 
     def get(self, key: str) -> bytes:
-        with self._errors(_checked(key)):
-            answer = self._client.get_object(self._bucket, key)
-            try:
-                return bytes(answer.read())
-            finally:
-                answer.close()
-                answer.release_conn()
+        return b"".join(self.stream(_checked(key)))
 
     def get_file(self, key: str, path: Path) -> None:
-        self.download(_checked(key), path)
+        _save(key, self.stream(_checked(key)), path)
 
-    def download(self, key: str, path: Path, max_bytes: int | None = None) -> None:
-        """`get_file` for buckets that others fill: any key, and Invalid above `max_bytes`."""
-        with self._errors(key), _whole(path):
+    def stream(self, key: str) -> Iterator[bytes]:
+        """The object in blocks, as it arrives; `key` may be any, for buckets that others fill."""
+        with self._errors(key):
             answer = self._client.get_object(self._bucket, key)
             try:
-                count = 0
-                with path.open("wb") as file:
-                    for block in answer.stream(1 << 20):
-                        count += len(block)
-                        if max_bytes is not None and count > max_bytes:
-                            raise Invalid("too_many_bytes", f"{key}: more than {max_bytes} bytes")
-                        file.write(block)
+                yield from answer.stream(1 << 20)
             finally:
                 answer.close()
                 answer.release_conn()

@@ -1,0 +1,257 @@
+"""CallEnded in, CallRecorded out: fetch, probe and store what can be heard of a call."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+import msgspec
+
+from schemas.events import (
+    CallEnded,
+    CallRecorded,
+    Recording,
+    RecordingStatus,
+    RefusedRecording,
+    StoredRecording,
+)
+from schemas.topics import ENDED, RECORDED
+from services.ingest.fetch import Fetch, Fetched, redacted
+from services.ingest.settings import IngestSettings
+from services.runtime.audio import AudioInfo, AudioLimits, probe
+from services.runtime.errors import Invalid, NotYet, Transient
+from services.runtime.objects import MissingObject, Objects
+from services.runtime.stage import Envelope, Output, Stage, each, utc_now
+
+NAME = "ingest"
+
+
+class Fetching(Protocol):
+    """As `Fetch`."""
+
+    def __call__(self, recording: Recording, to: Path) -> Fetched: ...
+
+
+class Probing(Protocol):
+    """As `probe`."""
+
+    def __call__(self, path: Path, limits: AudioLimits, container: str | None) -> AudioInfo: ...
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known of a recording that is stored: why it need not be fetched again."""
+
+    object_key: str
+    sha256: str
+    size_bytes: int
+    info: AudioInfo
+
+
+def stage(
+    settings: IngestSettings,
+    objects: Objects,
+    *,
+    fetch: Fetching | None = None,
+    probe: Probing = probe,
+    clock: Callable[[], datetime] = utc_now,
+) -> Stage:
+    """The ingest stage. Makes the scratch folder and sweeps what a crash left there.
+
+    Handling raises Invalid when every recording that could be fetched is refused; NotYet when one
+    is not ready (unless `partial`); Transient when the object store or the scratch folder fails.
+
+    A call waits for all of its AVAILABLE recordings: a CallRecorded that lacks one would have to
+    be followed by another, and nothing but the waiting message remembers to make it. What was
+    stored meanwhile has a receipt and is not fetched again.
+    """
+    _sweep(settings.scratch)
+    fetcher = fetch if fetch is not None else Fetch(settings, clock=clock)
+
+    def stored(call: CallEnded, recording: Recording) -> StoredRecording:
+        key = _receipt_key(call, recording)
+        receipt = _read_receipt(objects, key)
+        if receipt is None:
+            receipt = fetched(call, recording)
+            objects.put(key, msgspec.json.encode(receipt))
+        return _stored_recording(recording, receipt)
+
+    def fetched(call: CallEnded, recording: Recording) -> Receipt:
+        with _scratch_file(settings.scratch) as path:
+            got = fetcher(recording, path)
+            info = probe(path, settings.audio_limits, _hint(recording))
+            key = f"audio/{key_part(call.tenant_id)}/{got.sha256[:2]}/{got.sha256}"
+            if not objects.exists(key):
+                objects.put_file(key, path)
+        return Receipt(key, got.sha256, got.size_bytes, info)
+
+    def handle_one(envelope: Envelope[CallEnded]) -> Sequence[Output]:
+        call = envelope.event
+        done: list[StoredRecording] = []
+        refused: list[tuple[Recording, Invalid]] = []
+        pending: list[str] = []
+        waiting: NotYet | None = None
+        for recording in call.recordings:
+            match recording.status:
+                case RecordingStatus.ABSENT | RecordingStatus.FAILED | RecordingStatus.DELETED:
+                    continue
+                case RecordingStatus.PENDING | RecordingStatus.UNKNOWN if not recording.uri:
+                    pending.append(recording.recording_id)
+                    continue
+            try:
+                done.append(stored(call, recording))
+            except Invalid as problem:
+                refused.append((recording, problem))
+            except NotYet as problem:
+                waiting = waiting or problem
+                pending.append(recording.recording_id)
+        if waiting is not None and not (settings.partial and done):
+            raise waiting
+        if not done:
+            if refused:
+                raise _refusal(refused)
+            return ()
+        event = CallRecorded(
+            tenant_id=call.tenant_id,
+            call_id=call.call_id,
+            revision=revision_of(call),
+            recorded_at=clock(),
+            call=call,
+            recordings=done,
+            refused=[
+                RefusedRecording(
+                    recording_id=recording.recording_id,
+                    reason=f"{problem.reason}: {problem.detail}",
+                )
+                for recording, problem in refused
+            ],
+            pending=pending,
+        )
+        return (Output(event, about=_about(event)),)
+
+    return Stage(
+        name=NAME,
+        sources=(ENDED,),
+        targets=(RECORDED,),
+        handle=each(handle_one),
+        workers=settings.workers,
+    )
+
+
+def revision_of(call: CallEnded) -> int:
+    """Milliseconds since the epoch of what the platform last changed; the greater supersedes."""
+    return round((call.source_updated_at or call.occurred_at).timestamp() * 1000)
+
+
+def key_part(text: str) -> str:
+    """`text` as one part of an object key: printable ASCII, at most 120 characters, injective.
+
+    Anything long, and any name of dots, becomes its start and its hash.
+    """
+    part = quote(text, safe="")
+    if len(part) <= 120 and part.strip("."):
+        return part
+    return f"{part[:50]}~{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def receipts_prefix(tenant_id: str, call_id: str) -> str:
+    """Where the receipts of a call lie: what an erasure has to delete, besides the audio."""
+    return f"receipts/{key_part(tenant_id)}/{key_part(call_id)}/"
+
+
+def _receipt_key(call: CallEnded, recording: Recording) -> str:
+    # Whatever tells that the platform means another file makes another receipt.
+    means = (recording.recording_id, redacted(recording.uri or ""), recording.sha256,
+             recording.size_bytes)  # fmt: skip
+    digest = hashlib.sha256(msgspec.json.encode(means)).hexdigest()
+    return receipts_prefix(call.tenant_id, call.call_id) + digest
+
+
+def _read_receipt(objects: Objects, key: str) -> Receipt | None:
+    """The receipt under `key`, unless the audio it speaks of is gone."""
+    try:
+        receipt = msgspec.json.decode(objects.get(key), type=Receipt)
+    except (MissingObject, msgspec.DecodeError):
+        return None
+    return receipt if objects.exists(receipt.object_key) else None
+
+
+def _stored_recording(recording: Recording, receipt: Receipt) -> StoredRecording:
+    info = receipt.info
+    roles = recording.channel_roles
+    return StoredRecording(
+        recording_id=recording.recording_id,
+        object_key=receipt.object_key,
+        sha256=receipt.sha256,
+        size_bytes=receipt.size_bytes,
+        container=info.container,
+        codec=info.codec,
+        sample_rate_hz=info.sample_rate_hz,
+        channels=info.channels,
+        duration_ms=info.duration_ms,
+        # Roles for another number of channels say nothing about these.
+        channel_roles=list(roles) if len(roles) == info.channels else [],
+        start_offset_ms=recording.start_offset_ms or 0,
+        source_uri=redacted(recording.uri or ""),
+    )
+
+
+def _about(event: CallRecorded) -> str:
+    """What the event's id is made from: the same call, revision and content give the same id."""
+    hashes = [recording.sha256 for recording in event.recordings]
+    refused = [f"-{refused.recording_id}" for refused in event.refused]
+    return "\n".join((event.tenant_id, event.call_id, str(event.revision), *hashes, *refused))
+
+
+def _refusal(refused: Sequence[tuple[Recording, Invalid]]) -> Invalid:
+    detail = "; ".join(
+        f"recording {recording.recording_id!r}: {problem.reason}: {problem.detail}"
+        for recording, problem in refused
+    )
+    return Invalid(refused[0][1].reason, detail)
+
+
+def _hint(recording: Recording) -> str | None:
+    """What the file is, for formats without a header: what the platform says, else its suffix."""
+    for told in (recording.container, recording.codec):
+        if told and told.lower() not in ("raw", "none"):
+            return told.removeprefix("pcm_")
+    name = redacted(recording.uri or "").rpartition("/")[2]
+    return name.rpartition(".")[2] if "." in name else None
+
+
+_SCRATCH = "recording-"
+# Far longer than a file lies untouched: it is written, probed and stored without a pause.
+_STALE_S = 6 * 3600.0
+
+
+@contextmanager
+def _scratch_file(folder: Path) -> Iterator[Path]:
+    """An empty file of our own, gone on leaving."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=_SCRATCH, dir=folder)
+    except OSError as error:
+        raise Transient("scratch", f"{folder}: {error.strerror}") from error
+    os.close(handle)
+    path = Path(name)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Make the folder; delete what a process that was killed left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"{_SCRATCH}*"):
+        # Another process may share the folder, and end its own file meanwhile.
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                path.unlink()
