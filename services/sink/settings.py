@@ -1,0 +1,35 @@
+"""What the sink can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class SinkSettings(BaseModel):
+    """Where the warehouse is and how it is fed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="ClickHouse server, as http(s)://host:port. Without it the engine is embedded.",
+    )
+    user: str = Field("default", description="User of the ClickHouse server.")
+    password: SecretStr = Field(SecretStr(""), description="Password of that user.")
+    path: Path = Field(
+        Path("data/warehouse"),
+        description="Folder of the embedded engine; one process at a time may hold it.",
+    )
+    database: str = Field(
+        "callstream",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Database of all tables and views; made when missing.",
+    )
+    connect_timeout_s: float = Field(10.0, gt=0, description="Longest wait for a connection.")
+    answer_timeout_s: float = Field(300.0, gt=0, description="Longest wait for an answer.")
+    words: bool = Field(True, description="Whether words with their times are kept per segment.")
+    batch: int = Field(1000, ge=1, le=10_000, description="Most events per batch.")
+    wait_s: float = Field(0.2, ge=0, description="How long a batch may wait to fill.")

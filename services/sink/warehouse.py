@@ -1,0 +1,316 @@
+"""ClickHouse, embedded (chDB) or a server. The only importer of `clickhouse_connect`."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
+
+from services.runtime.errors import Transient
+from services.sink.settings import SinkSettings
+
+# Codes after which the same statement may succeed (src/Common/ErrorCodes.cpp of ClickHouse).
+RETRIABLE_CODES: Mapping[int, str] = {
+    3: "UNEXPECTED_END_OF_FILE",
+    159: "TIMEOUT_EXCEEDED",
+    198: "DNS_ERROR",
+    202: "TOO_MANY_SIMULTANEOUS_QUERIES",
+    203: "NO_FREE_CONNECTION",
+    209: "SOCKET_TIMEOUT",
+    210: "NETWORK_ERROR",
+    225: "NO_ZOOKEEPER",
+    236: "ABORTED",
+    241: "MEMORY_LIMIT_EXCEEDED",
+    242: "TABLE_IS_READ_ONLY",
+    243: "NOT_ENOUGH_SPACE",
+    252: "TOO_MANY_PARTS",
+    279: "ALL_CONNECTION_TRIES_FAILED",
+    285: "TOO_FEW_LIVE_REPLICAS",
+    286: "UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE",
+    319: "UNKNOWN_STATUS_OF_INSERT",
+    341: "UNFINISHED",
+    394: "QUERY_WAS_CANCELLED",
+    425: "SYSTEM_ERROR",
+    439: "CANNOT_SCHEDULE_TASK",
+    473: "DEADLOCK_AVOIDED",
+    499: "S3_ERROR",
+    517: "CANNOT_ASSIGN_ALTER",
+    999: "KEEPER_EXCEPTION",
+}
+
+# One insert is one block, whatever its size, and is done when the call returns; its token decides
+# whether it is a repeat. Each of these has a default that breaks one of the two.
+INSERT_SETTINGS: Mapping[str, int] = {
+    "async_insert": 0,
+    "insert_deduplicate": 1,
+    "max_insert_block_size": 1 << 32,
+    "min_insert_block_size_rows": 1 << 32,
+    "min_insert_block_size_bytes": 1 << 40,
+    "max_insert_threads": 1,
+    "input_format_parallel_parsing": 0,
+}
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+
+Parameters = Mapping[str, Any]
+
+
+class ChangedMigration(Exception):
+    """A migration that has been applied no longer reads as it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a query answered: column names, and rows of Python values."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered file of statements; each statement may be run again without harm."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def statements(self) -> list[str]:
+        bare = re.sub(r"^\s*--.*$", "", self.text, flags=re.MULTILINE)
+        return [part.strip() for part in re.split(r";\s*(?:\n|$)", bare) if part.strip()]
+
+
+def migrations(folder: Path = _MIGRATIONS) -> list[Migration]:
+    """The migrations in `folder`, by number. ValueError for a wrong name or a number used twice."""
+    found: dict[int, Migration] = {}
+    for path in sorted(folder.glob("*.sql")):
+        match = _MIGRATION_NAME.fullmatch(path.name)
+        if match is None:
+            raise ValueError(f"{path.name} is not named NNNN_name.sql")
+        number = int(match[1])
+        if number in found:
+            raise ValueError(f"{path.name}: number {number} is used twice")
+        found[number] = Migration(number, match[2], path.read_text("utf-8"))
+    return list(found.values())
+
+
+class Warehouse:
+    """One database of a ClickHouse engine. Thread-safe: each thread has its own client.
+
+    Every method raises Transient when the engine does not answer or says that the same statement
+    may succeed later, and the driver's own error for anything else.
+    """
+
+    def __init__(self, settings: SinkSettings) -> None:
+        self._settings = settings
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._clients: list[Client] = []
+        self._types: dict[str, tuple[Sequence[str], Sequence[Any]]] = {}
+
+    @classmethod
+    def open(cls, settings: SinkSettings) -> Warehouse:
+        """Connect, and make the database and the tables where they are missing.
+
+        Raises Transient when the server does not answer or another process holds the folder.
+        """
+        warehouse = cls(settings)
+        try:
+            with _translated("connect"), warehouse._connect(None) as first:
+                first.command(f"CREATE DATABASE IF NOT EXISTS {settings.database}")
+                warehouse._client()
+            warehouse.migrate()
+        except BaseException:
+            warehouse.close()
+            raise
+        return warehouse
+
+    def close(self) -> None:
+        """Close every thread's client. The embedded engine lets its folder go with the last one."""
+        with self._lock:
+            clients, self._clients = self._clients, []
+            self._local = threading.local()
+        for client in clients:
+            client.close()
+
+    def _connect(self, database: str | None) -> Client:
+        settings = self._settings
+        if settings.url is None:
+            path = settings.path.resolve()
+            path.mkdir(parents=True, exist_ok=True)
+            try:
+                return clickhouse_connect.get_client(
+                    interface="chdb", path=str(path), database=database, tz_mode="aware"
+                )
+            except ClickHouseError as error:
+                if _held_elsewhere(path):
+                    raise Transient(
+                        "warehouse_locked",
+                        f"{path} is open in another process; the embedded engine serves one at a "
+                        "time. Stop the other, or set sink.url to a ClickHouse server",
+                    ) from error
+                raise
+        where = urlsplit(settings.url)
+        return clickhouse_connect.get_client(
+            interface=where.scheme,
+            host=where.hostname or "localhost",
+            port=where.port or (8443 if where.scheme == "https" else 8123),
+            username=settings.user,
+            password=settings.password.get_secret_value(),
+            database=database,
+            connect_timeout=settings.connect_timeout_s,
+            send_receive_timeout=settings.answer_timeout_s,
+            tz_mode="aware",
+            autogenerate_session_id=False,
+            form_encode_query_params=True,
+        )
+
+    def _client(self) -> Client:
+        client: Client | None = getattr(self._local, "client", None)
+        if client is None:
+            client = self._connect(self._settings.database)
+            with self._lock:
+                self._clients.append(client)
+            self._local.client = client
+        return client
+
+    def insert(
+        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str
+    ) -> None:
+        """Insert `data`, one sequence per column, as one block; durable and visible on return.
+
+        A second insert with the same `token` is dropped as long as the table's window remembers
+        it, whatever its data: the token must name the data.
+        """
+        with _translated(f"insert into {table}"):
+            client = self._client()
+            if table not in self._types:
+                context = client.create_insert_context(table, list(columns))
+                self._types[table] = (context.column_names, context.column_types)
+            names, types = self._types[table]
+            if list(names) != list(columns):
+                raise ValueError(f"{table} was inserted with columns {names}, now with {columns}")
+            client.insert(
+                table,
+                data,
+                column_names=names,
+                column_types=types,
+                column_oriented=True,
+                settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
+            )
+
+    def query(
+        self,
+        sql: str,
+        parameters: Parameters | None = None,
+        formats: Mapping[str, str] | None = None,
+    ) -> Result:
+        """The rows of `sql`, `{name:Type}` standing for `parameters`.
+
+        `formats` says how columns are read: {"value": "bytes"} for a String that holds bytes.
+        """
+        with _translated("query"):
+            answer = self._client().query(
+                sql, parameters=dict(parameters or {}), column_formats=dict(formats or {})
+            )
+            return Result(tuple(answer.column_names), answer.result_rows)
+
+    def query_to(
+        self,
+        sql: str,
+        format: Literal["JSONEachRow", "CSVWithNames", "Parquet", "PrettyCompact", "Markdown"],
+        parameters: Parameters | None = None,
+    ) -> bytes:
+        """The answer of `sql` in one of ClickHouse's own formats."""
+        with _translated("query"):
+            return self._client().raw_query(sql, parameters=dict(parameters or {}), fmt=format)
+
+    def command(self, sql: str, parameters: Parameters | None = None) -> None:
+        """Run a statement that answers nothing. Mutations are complete on return."""
+        with _translated("command"):
+            self._client().command(
+                sql, parameters=dict(parameters or {}), settings={"mutations_sync": 2}
+            )
+
+    def migrate(self, folder: Path = _MIGRATIONS) -> list[str]:
+        """Apply what has not been applied, in order; the names of what was.
+
+        Each migration is recorded with its checksum; ChangedMigration names one that was edited
+        after it had been applied. Two processes may do this at the same time: every statement
+        may be run twice.
+        """
+        known = migrations(folder)
+        self.command(
+            "CREATE TABLE IF NOT EXISTS migrations "
+            "(number UInt32, name String, checksum String, applied_at DateTime DEFAULT now()) "
+            "ENGINE = ReplacingMergeTree ORDER BY number"
+        )
+        checksums = self.query(
+            "SELECT number, argMin(checksum, applied_at) FROM migrations GROUP BY number"
+        )
+        applied: dict[int, str] = dict(checksums.rows)
+        done = []
+        for migration in known:
+            if migration.number in applied:
+                if applied[migration.number] != migration.checksum:
+                    raise ChangedMigration(
+                        f"migration {migration.number:04d}_{migration.name} was changed after it "
+                        "had been applied; put it back and write a new one"
+                    )
+                continue
+            for statement in migration.statements:
+                self.command(statement)
+            self.command(
+                "INSERT INTO migrations (number, name, checksum) VALUES "
+                f"({migration.number}, '{migration.name}', '{migration.checksum}')"
+            )
+            done.append(migration.name)
+        return done
+
+
+def _held_elsewhere(path: Path) -> bool:
+    """Whether another process holds the engine's lock: its cause is told on stderr only."""
+    try:
+        with (path / "status").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        if error.code is None or error.code in RETRIABLE_CODES:
+            raise Transient("warehouse_down", f"{doing}: {_first_line(error)}") from error
+        raise
+    except ClickHouseError as error:
+        code = getattr(error, "code", None)
+        if code in RETRIABLE_CODES:
+            raise Transient("warehouse_down", f"{doing}: {_first_line(error)}") from error
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:500]
