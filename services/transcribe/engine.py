@@ -1,0 +1,95 @@
+"""What listens: the contract of every speech engine.
+
+An engine turns one channel's audio into segments. It knows no call, no topic and no role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.events import Engine as Identity
+from services.transcribe.spans import Span
+
+Samples = npt.NDArray[np.float32]
+RATE_HZ = 16_000
+UNDETERMINED = "und"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeardWord:
+    """One word as heard; without times where the engine could not place it (digits, symbols)."""
+
+    text: str
+    start_ms: int | None = None
+    end_ms: int | None = None
+    confidence: float | None = None
+    """0.0 to 1.0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeardSegment:
+    """Some speech. Times in ms since the start of the audio that was given."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+    language: str = UNDETERMINED
+    confidence: float | None = None
+    """Mean word probability, 0.0 to 1.0."""
+    no_speech: float | None = None
+    """The engine's own probability, 0.0 to 1.0, that nobody speaks here."""
+    logprob: float | None = None
+    """Mean log probability of the tokens, at most 0.0."""
+    words: tuple[HeardWord, ...] | None = None
+    """In order; None where the engine gives no words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What was heard on one channel, in order of start."""
+
+    segments: tuple[HeardSegment, ...] = ()
+    language: str = UNDETERMINED
+    """BCP 47 primary tag of most of the speech."""
+    language_confidence: float | None = None
+    """0.0 to 1.0; None where the engine gives none."""
+
+
+class Engine(Protocol):
+    """Holds a model, loaded when it was made. Thread-safe: calls of `transcribe` may wait."""
+
+    @property
+    def identity(self) -> Identity:
+        """What it takes to make the same transcript again; `reason` is left empty."""
+
+    @property
+    def languages(self) -> Collection[str] | None:
+        """BCP 47 primary tags it can transcribe; None for any."""
+
+    def transcribe(
+        self,
+        audio: Samples,
+        spans: Sequence[Span],
+        language: str | None = None,
+        hints: Sequence[str] = (),
+    ) -> Heard:
+        """What is said within `spans` of `audio` (mono, 16 kHz, -1.0 to 1.0).
+
+        `spans` are sorted, disjoint and within the audio; nothing outside them is listened to,
+        and no spans give no segments. `language` (a primary tag) is what is spoken; without it
+        the engine tells by itself, and `hints` are the tags more likely than others.
+
+        Every segment has text, lies within the audio, and starts no earlier than the one before.
+        The same input gives an equal result. Raises Transient where the device fails.
+        """
+
+
+def primary_tag(tag: str) -> str:
+    """The primary language of a BCP 47 tag, lower case; Mandarin by either name is 'zh'."""
+    primary = tag.replace("_", "-").split("-")[0].strip().lower()
+    return {"cmn": "zh", "": UNDETERMINED}.get(primary, primary)

@@ -1,0 +1,113 @@
+"""Settings of transcribe: environment variables CALLSTREAM_TRANSCRIBE__<KEY>."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.events import SegmentKind
+
+
+class VadSettings(BaseModel):
+    """What counts as speech."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float = Field(
+        default=0.5, gt=0, lt=1, description="Probability from which a voice is taken to speak."
+    )
+    min_speech_ms: int = Field(default=100, ge=0, description="Shorter bursts are no speech.")
+    min_silence_ms: int = Field(
+        default=500, ge=0, description="Shorter pauses do not end a stretch."
+    )
+    pad_ms: int = Field(
+        default=200, ge=0, description="Margin kept on both sides of speech for the engine."
+    )
+
+
+class TrustSettings(BaseModel):
+    """From where a segment is flagged; nothing is deleted by these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low_confidence: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Mean word probability below which LOW_CONFIDENCE is set.",
+    )
+    no_speech: float = Field(
+        default=0.6,
+        ge=0,
+        le=1,
+        description="No-speech probability from which NO_SPEECH may be set.",
+    )
+    no_speech_logprob: float = Field(
+        default=-1.0, le=0, description="NO_SPEECH needs a mean log probability below this, too."
+    )
+    repeats: int = Field(
+        default=4, ge=2, description="So many repeats of a phrase in a row set REPEAT_LOOP."
+    )
+    compression_ratio: float = Field(
+        default=2.4, gt=1, description="Text that deflates by more than this sets REPEAT_LOOP."
+    )
+
+
+class TranscribeSettings(BaseModel):
+    """How recordings become text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    engine: Literal["auto", "faster-whisper", "pocketsphinx", "stub"] = Field(
+        default="auto",
+        description="What listens. auto: faster-whisper where its model can be had, else "
+        "PocketSphinx (English only). stub: no recognition, for load tests.",
+    )
+    model: str = Field(
+        default="small", description="Whisper model by name or hub id; see model_dir."
+    )
+    model_dir: Path | None = Field(
+        default=None,
+        description="Folder of a CTranslate2 Whisper model; goes before `model`, no hub used.",
+    )
+    hub_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="How long a silent model hub is waited for, when it is first asked.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where Whisper runs."
+    )
+    compute_type: str = Field(
+        default="auto", description="CTranslate2 compute type; auto: int8 on cpu, float16 on cuda."
+    )
+    cpu_threads: int = Field(
+        default=0, ge=0, description="Threads of one inference; 0: the engine's own."
+    )
+    beam_size: int = Field(default=5, ge=1, description="Whisper's beam; 1 is greedy and faster.")
+    batch_size: int = Field(
+        default=1, ge=1, description="Chunks decoded together; above 1 pays on a GPU only."
+    )
+    language: str | None = Field(
+        default=None,
+        description="BCP 47 tag of every call; unset: from the call's hints, or detected.",
+    )
+    vad: VadSettings = Field(default=VadSettings(), description="What counts as speech.")
+    trust: TrustSettings = Field(default=TrustSettings(), description="When to flag a segment.")
+    masked_kinds: frozenset[SegmentKind] = Field(
+        default=frozenset(
+            {
+                SegmentKind.HOLD,
+                SegmentKind.IVR,
+                SegmentKind.QUEUE,
+                SegmentKind.RINGING,
+                SegmentKind.SECURE_PAUSE,
+            }
+        ),
+        description="Telephony intervals that are not transcribed. SECURE_PAUSE always is one.",
+    )
+    cache: bool = Field(default=True, description="Whether results are kept beside the audio.")
+    workers: int = Field(default=1, ge=1, description="Calls handled at once.")
+    batch: int = Field(default=8, ge=1, description="Most calls read from the log at once.")

@@ -1,0 +1,301 @@
+"""A call's recordings in, its transcript out."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from schemas.events import (
+    CallRecorded,
+    CallTranscribed,
+    ChannelHeard,
+    Degradation,
+    DegradationKind,
+    Masked,
+    Segment,
+    SegmentKind,
+    StoredRecording,
+)
+from services.runtime.errors import Invalid
+from services.runtime.objects import MissingObject, Objects
+from services.transcribe import cache
+from services.transcribe.cache import ChannelResult, Question, RecordingResult
+from services.transcribe.channels import Speakers, same_audio, speakers, unpack
+from services.transcribe.choice import Chosen
+from services.transcribe.engine import RATE_HZ, UNDETERMINED, Heard, Samples, primary_tag
+from services.transcribe.settings import TranscribeSettings
+from services.transcribe.spans import Span, joined, total_ms, within, without
+from services.transcribe.trust import flags
+from services.transcribe.vad import Vad
+from services.transcribe.words import timed
+
+# What masking leaves of a stretch of speech is not worth listening to below this.
+_SHORTEST_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Transcriber:
+    """Thread-safe as far as its engine is; keeps nothing between calls."""
+
+    settings: TranscribeSettings
+    objects: Objects
+    chosen: Chosen
+    vad: Vad
+
+    def transcribe(self, event: CallRecorded, now: datetime) -> CallTranscribed | None:
+        """The transcript of `event`'s recordings; None where it has none to be made from.
+
+        Raises Invalid where audio is gone, changed or undecodable, Transient where the store or
+        the engine's device does not answer.
+        """
+        if not event.recordings:
+            return None
+        masks = self._masks(event)
+        language, hints = self._languages(event)
+        results = [self._heard(recording, masks, language, hints) for recording in event.recordings]
+        return self._published(
+            event, now, masks, language, hints, [r for r, _ in results], all(c for _, c in results)
+        )
+
+    def _masks(self, event: CallRecorded) -> list[Masked]:
+        """Telephony intervals that are not transcribed and lie within a recording."""
+        kinds = self.settings.masked_kinds | {SegmentKind.SECURE_PAUSE}
+        recorded = [_extent(recording) for recording in event.recordings]
+        found = [
+            Masked(kind=segment.kind, start_ms=segment.start_ms, end_ms=segment.end_ms)
+            for segment in event.call.segments
+            if segment.kind in kinds and within(recorded, Span(segment.start_ms, segment.end_ms))
+        ]
+        return sorted(found, key=lambda m: (m.start_ms, m.end_ms, m.kind))
+
+    def _languages(self, event: CallRecorded) -> tuple[str | None, tuple[str, ...]]:
+        """What is spoken where the settings say so, and the tags that the platform believes."""
+        if self.settings.language is not None:
+            return primary_tag(self.settings.language), ()
+        tags = [primary_tag(tag) for tag in event.call.language_hints]
+        return None, tuple(dict.fromkeys(tag for tag in tags if tag != UNDETERMINED))
+
+    def _unsupported(self, language: str | None, hints: Sequence[str]) -> Sequence[str]:
+        """The languages asked for, where the engine can do none of them."""
+        supported = self.chosen.engine.languages
+        asked = [language] if language is not None else list(hints)
+        if supported is None or any(tag in supported for tag in asked):
+            return []
+        return asked
+
+    def _heard(
+        self,
+        recording: StoredRecording,
+        masks: Sequence[Masked],
+        language: str | None,
+        hints: Sequence[str],
+    ) -> tuple[RecordingResult, bool]:
+        """What is heard in a recording, and whether that was known before."""
+        # An erased call's audio is gone for ever, and stored audio is there before the event that
+        # names it: waiting helps nobody. Should the store be misconfigured, the dead letter holds
+        # the event and can be replayed. An old result is no way round an erasure.
+        gone = Invalid(
+            "audio_gone",
+            f"object {recording.object_key!r} of recording {recording.recording_id!r} does not "
+            "exist: the call was erased, or transcribe reads another store than ingest writes",
+        )
+        if not self.objects.exists(recording.object_key):
+            raise gone
+        local = joined(
+            Span(mask.start_ms, mask.end_ms).shifted(-recording.start_offset_ms) for mask in masks
+        )
+        question = Question(
+            sha256=recording.sha256,
+            container=recording.container,
+            engine=self.chosen.engine.identity,
+            language=language,
+            hints=hints,
+            masks=within(local, Span(0, max(1, recording.duration_ms))),
+            vad=self.settings.vad,
+        )
+        if self.settings.cache and (known := cache.load(self.objects, question)) is not None:
+            return known, True
+        with tempfile.TemporaryDirectory(prefix="callstream-transcribe-") as name:
+            source = Path(name) / "recording"
+            try:
+                self.objects.get_file(recording.object_key, source)
+            except MissingObject:
+                raise gone from None
+            with source.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != recording.sha256:
+                raise Invalid(
+                    "audio_changed",
+                    f"object {recording.object_key!r} has SHA-256 {digest}, its event says "
+                    f"{recording.sha256}",
+                )
+            audio = unpack(source, recording.container, Path(name), local)
+            result = self._listened(audio, local, language, hints)
+        if self.settings.cache:
+            cache.store(self.objects, question, result)
+        return result, False
+
+    def _listened(
+        self,
+        audio: Sequence[Samples],
+        masks: Sequence[Span],
+        language: str | None,
+        hints: Sequence[str],
+    ) -> RecordingResult:
+        unsupported = self._unsupported(language, hints)
+        channels: list[ChannelResult] = []
+        for samples, original in zip(audio, same_audio(audio), strict=True):
+            if original is not None:
+                speech_ms = channels[original].speech_ms
+                channels.append(ChannelResult(speech_ms=speech_ms, same_as=original))
+                continue
+            voiced = self.vad.speech(samples, self.settings.vad)
+            spans = [
+                span for span in without(voiced.padded, masks) if span.length_ms >= _SHORTEST_MS
+            ]
+            heard = None
+            if not unsupported:
+                heard = (
+                    self.chosen.engine.transcribe(samples, spans, language, hints)
+                    if spans
+                    else Heard()
+                )
+            channels.append(
+                ChannelResult(speech_ms=total_ms(without(voiced.spans, masks)), heard=heard)
+            )
+        samples_each = audio[0].size if audio else 0
+        return RecordingResult(duration_ms=samples_each * 1000 // RATE_HZ, channels=tuple(channels))
+
+    def _published(
+        self,
+        event: CallRecorded,
+        now: datetime,
+        masks: list[Masked],
+        language: str | None,
+        hints: Sequence[str],
+        results: Sequence[RecordingResult],
+        cached: bool,
+    ) -> CallTranscribed:
+        segments: list[Segment] = []
+        channels: list[ChannelHeard] = []
+        problems: list[tuple[DegradationKind, str]] = []
+        heard: list[Heard] = []
+        for recording, result in zip(event.recordings, results, strict=True):
+            same_as = [channel.same_as for channel in result.channels]
+            who = speakers(event.call, recording, same_as)
+            problems += who.problems
+            for number, channel in enumerate(result.channels):
+                channels.append(
+                    ChannelHeard(
+                        recording_id=recording.recording_id,
+                        channel=number,
+                        role=who.roles[number],
+                        speech_ms=channel.speech_ms,
+                        same_as_channel=channel.same_as,
+                    )
+                )
+                if channel.heard is not None:
+                    heard.append(channel.heard)
+                    segments += self._segments(event, recording, number, who, channel.heard)
+        asked = self._unsupported(language, hints)
+        if asked:
+            problems.append(
+                (
+                    DegradationKind.LANGUAGE_UNSUPPORTED,
+                    f"{self.chosen.engine.identity.name} cannot transcribe {', '.join(asked)}; "
+                    "no text was made up in another language",
+                )
+            )
+        segments.sort(key=lambda s: (s.start_ms, s.channel, s.recording_id, s.end_ms))
+        spoken, sure = _overall(segments, heard)
+        return CallTranscribed(
+            tenant_id=event.tenant_id,
+            call_id=event.call_id,
+            revision=event.revision,
+            transcribed_at=now,
+            call=event.call,
+            recordings=event.recordings,
+            duration_ms=max(
+                0,
+                *(
+                    recording.start_offset_ms + result.duration_ms
+                    for recording, result in zip(event.recordings, results, strict=True)
+                ),
+            ),
+            engine=replace(self.chosen.engine.identity, reason=self.chosen.reason),
+            language=asked[0] if asked else spoken,
+            language_confidence=sure,
+            segments=[replace(s, segment_id=number) for number, s in enumerate(segments)],
+            masked=masks,
+            channels=channels,
+            degradations=[
+                Degradation(kind=kind, reason=reason) for kind, reason in dict.fromkeys(problems)
+            ],
+            cached=cached,
+        )
+
+    def _segments(
+        self,
+        event: CallRecorded,
+        recording: StoredRecording,
+        channel: int,
+        who: Speakers,
+        heard: Heard,
+    ) -> list[Segment]:
+        """Segments on the call's timeline; `segment_id` is set once all are known."""
+        holds = joined(
+            Span(segment.start_ms, segment.end_ms)
+            for segment in event.call.segments
+            if segment.kind is SegmentKind.HOLD
+        )
+        made: list[Segment] = []
+        for found in heard.segments:
+            local = Span(found.start_ms, found.end_ms)
+            span = local.shifted(recording.start_offset_ms)
+            words = timed(found.text, found.words, local)
+            made.append(
+                Segment(
+                    segment_id=0,
+                    recording_id=recording.recording_id,
+                    channel=channel,
+                    speaker=who.names[channel],
+                    role=who.roles[channel],
+                    start_ms=span.start_ms,
+                    end_ms=span.end_ms,
+                    text=found.text,
+                    language=found.language,
+                    confidence=None if found.confidence is None else round(found.confidence, 4),
+                    flags=flags(found, span, holds, self.settings.trust),
+                    words=words.texts,
+                    word_start_ms=[at + recording.start_offset_ms for at in words.start_ms],
+                    word_end_ms=[at + recording.start_offset_ms for at in words.end_ms],
+                    word_confidence=words.confidence,
+                    words_interpolated=words.interpolated,
+                )
+            )
+        return made
+
+
+def _extent(recording: StoredRecording) -> Span:
+    return Span(0, max(1, recording.duration_ms)).shifted(recording.start_offset_ms)
+
+
+def _overall(segments: Sequence[Segment], heard: Sequence[Heard]) -> tuple[str, float | None]:
+    """The language of most of the speech, and the mean certainty of the channels that agree."""
+    spoken: dict[str, int] = {}
+    for segment in segments:
+        length = max(1, segment.end_ms - segment.start_ms)
+        spoken[segment.language] = spoken.get(segment.language, 0) + length
+    if not spoken:
+        return UNDETERMINED, None
+    language = max(sorted(spoken), key=lambda tag: spoken[tag])
+    sure = [
+        found.language_confidence
+        for found in heard
+        if found.language == language and found.language_confidence is not None
+    ]
+    return language, round(sum(sure) / len(sure), 4) if sure else None

@@ -1,0 +1,116 @@
+"""Where somebody speaks. The only importer of onnxruntime.
+
+The model is Silero VAD v6, which lies inside the faster-whisper wheel: it reads 512 samples of
+16 kHz audio at a time (32 ms) with the 64 before them, and gives the probability of speech.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime  # type: ignore[import-untyped]
+
+from services.runtime.errors import Transient
+from services.transcribe.settings import VadSettings
+from services.transcribe.spans import Span, joined, within
+
+RATE_HZ = 16_000
+FRAME = 512
+FRAME_MS = FRAME * 1000 // RATE_HZ
+_CONTEXT = 64
+# Frames per run of the network: five minutes, so that a long call needs no more memory.
+_RUN = 9_375
+
+Samples = npt.NDArray[np.float32]
+
+
+class Vad:
+    """Speech of one channel. Loads the model once; thread-safe."""
+
+    def __init__(self) -> None:
+        """Raises Transient when the model file cannot be found."""
+        found = importlib.util.find_spec("faster_whisper")
+        path = (
+            Path(found.origin).parent / "assets" / "silero_vad_v6.onnx"
+            if (found is not None and found.origin is not None)
+            else None
+        )
+        if path is None or not path.is_file():
+            raise Transient(
+                "vad_missing",
+                "silero_vad_v6.onnx is not in the faster-whisper package; "
+                "install faster-whisper 1.2.1 or newer",
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session: Any = onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+
+    def probabilities(self, audio: Samples) -> Samples:
+        """The probability of speech, 0.0 to 1.0, of each 32 ms of 16 kHz mono `audio`."""
+        if audio.size == 0:
+            return np.zeros(0, np.float32)
+        frames = -(-audio.size // FRAME)
+        padded = np.zeros(_CONTEXT + frames * FRAME, np.float32)
+        padded[_CONTEXT : _CONTEXT + audio.size] = audio
+        windows = np.lib.stride_tricks.sliding_window_view(padded, FRAME + _CONTEXT)[::FRAME]
+        h = c = np.zeros((1, 1, 128), np.float32)
+        heard: list[Samples] = []
+        for start in range(0, frames, _RUN):
+            batch = np.ascontiguousarray(windows[start : start + _RUN])
+            output, h, c = self._session.run(None, {"input": batch, "h": h, "c": c})
+            heard.append(np.asarray(output, np.float32).reshape(-1))
+        return np.concatenate(heard)
+
+    def speech(self, audio: Samples, settings: VadSettings) -> Voiced:
+        """Where a voice is heard in 16 kHz mono `audio`."""
+        voiced = _hysteresis(self.probabilities(audio), settings)
+        bounds = Span(0, audio.size * 1000 // RATE_HZ)
+        spans = within((Span(a * FRAME_MS, b * FRAME_MS) for a, b in voiced), bounds)
+        padded = joined(
+            within(
+                (Span(s.start_ms - settings.pad_ms, s.end_ms + settings.pad_ms) for s in spans),
+                bounds,
+            )
+        )
+        return Voiced(spans, padded)
+
+
+@dataclass(frozen=True, slots=True)
+class Voiced:
+    """`spans`: the voice itself; `padded`: the same with its margins, joined, to be transcribed."""
+
+    spans: Sequence[Span]
+    padded: Sequence[Span]
+
+
+def _hysteresis(probabilities: Samples, settings: VadSettings) -> list[tuple[int, int]]:
+    """Frames of speech: it starts at `threshold`, and ends once below a lower one for a while."""
+    release = max(settings.threshold - 0.15, 0.01)
+    patience = max(1, settings.min_silence_ms // FRAME_MS)
+    shortest = settings.min_speech_ms / FRAME_MS
+    result: list[tuple[int, int]] = []
+    start = quiet = -1
+    for at, probability in enumerate(probabilities.tolist()):
+        if start < 0:
+            if probability >= settings.threshold:
+                start, quiet = at, -1
+        elif probability >= release:
+            quiet = -1
+        else:
+            quiet = at if quiet < 0 else quiet
+            if at - quiet + 1 >= patience:
+                result.append((start, quiet))
+                start = -1
+    if start >= 0:
+        result.append((start, quiet if quiet >= 0 else len(probabilities)))
+    return [(a, b) for a, b in result if b - a >= shortest]
