@@ -53,6 +53,10 @@ _HEADERLESS: dict[str, tuple[str, dict[str, str]]] = {
     **dict.fromkeys(("sln16", "slin16"), ("s16le", {"sample_rate": "16000"})),
 }
 
+# How files with a header begin, whatever their suffix says.
+_MAGICS = (b"RIFF", b"RF64", b"FORM", b"OggS", b"fLaC", b".snd", b"ID3", b"#!AMR", b"caff",
+           b"\x1aE\xdf\xa3", b"0&\xb2u")  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class AudioLimits:
@@ -142,7 +146,8 @@ def _answered(code: int, answer: bytes, complaint: bytes, limits: AudioLimits) -
 
 
 def decode(path: Path, rate: int = 16_000, container: str | None = None) -> Samples:
-    """All samples of a file that `probe` accepted: float32, -1.0 to 1.0, (channels, samples).
+    """All samples of a file that `probe` accepted: float32, full scale 1.0, (channels,
+    samples).
 
     Each channel is resampled to `rate` Hz by itself, nothing is mixed. `container` is
     `AudioInfo.container`; it is needed where the file has no header and `path` no suffix.
@@ -238,7 +243,7 @@ def _opened(file: BinaryIO, hint: str) -> av.container.InputContainer:
 def _has_header(file: BinaryIO) -> bool:
     start = file.read(12)
     file.seek(0)
-    return start[:4] in (b"RIFF", b"RF64", b"OggS", b"fLaC", b".snd") or start[:3] == b"ID3"
+    return start[4:8] == b"ftyp" or any(start.startswith(magic) for magic in _MAGICS)
 
 
 def _frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:

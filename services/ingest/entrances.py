@@ -1,0 +1,418 @@
+"""Files as calls: what `callstream submit` and the drop folder publish to `calls.ended`.
+
+Ids follow from content and file name, so a file that is handed in twice, or again after a crash,
+is the same event of the same call, and whoever reads it drops the repeat.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import signal
+import stat
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from schemas.checks import problem_with
+from schemas.events import CallEnded, Recording, Role
+from services.runtime.errors import Invalid, Transient
+from services.runtime.stage import event_id, utc_now
+
+SIDECARS = (".json", ".yaml", ".yml")
+
+_RECORDING_KEYS = frozenset(f.name for f in fields(Recording)) - {"recording_id", "status", "uri"}
+# Of the recording and of the call alike; what is said of the file is meant.
+_CALL_KEYS = frozenset(f.name for f in fields(CallEnded))
+# What scripts of sample calls say beside: nothing that telephony knows.
+_PASSED_OVER = frozenset({"name", "file", "format", "title", "turns", "voices", "expected"})
+_ENUM_KEYS = frozenset({"role", "kind", "direction", "disposition", "disconnected_by", "consent",
+                        "lane", "platform", "channel_roles"})  # fmt: skip
+
+
+def call_ended_for(
+    path: Path,
+    *,
+    tenant_id: str,
+    call_id: str | None = None,
+    roles: Sequence[Role] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    lies_at: Path | None = None,
+    clock: Callable[[], datetime] = utc_now,
+) -> CallEnded:
+    """The call whose only recording is the file at `path`.
+
+    `metadata`, over a sidecar `<file>.json`, `.yaml` or `.yml` (else `<stem>.json` ...), gives any
+    field of CallEnded, any of Recording (`channel_roles`, `duration_ms`, `sha256` ...), and the
+    short forms `language: en`, `queue: billing`, `agent_id`, `agent_name`, and
+    `hold: [[start_ms, end_ms], ...]`. Symbols may be in lower case. Without times, the call ended
+    when the file was last changed. `call_id` is by default made of file name and content.
+    `lies_at` is where the file will be read from, if not at `path`.
+
+    Raises FileNotFoundError, and Invalid (`bad_metadata`) naming the key that is wrong.
+    """
+    sidecar = sidecar_of(path)
+    told = {**(_read(sidecar) if sidecar else {}), **(metadata or {})}
+    digest = sha256_of(path)
+    changed = max(each.stat().st_mtime_ns for each in (path, sidecar) if each is not None)
+    changed_at = datetime.fromtimestamp(changed // 1_000_000 / 1000, UTC)
+    plain = _expanded(told, digest)
+    recording: dict[str, Any] = {
+        "recording_id": f"{digest[:16]}",
+        "status": "AVAILABLE",
+        "uri": (lies_at or path).absolute().as_uri(),
+        "size_bytes": path.stat().st_size,
+        "sha256": digest,
+        **plain.pop("recording"),
+    }
+    if roles is not None:
+        recording["channel_roles"] = [role.value for role in roles]
+    call: dict[str, Any] = {
+        "tenant_id": tenant_id,
+        "call_id": call_id or _call_id_for(path, digest),
+        "source": {"platform": "OTHER", "adapter_version": "file-1"},
+        "source_updated_at": changed_at,
+        "published_at": clock(),
+        "recordings": [recording],
+        **plain,
+    }
+    if call_id is not None:
+        call["call_id"] = call_id
+    call["tenant_id"] = tenant_id
+    _fill_times(call, changed_at, recording.get("duration_ms") or 0)
+    about = json.dumps([path.name, digest, sorted(told.items())], default=str)
+    call.setdefault("event_id", event_id("file", f"{tenant_id}\n{call['call_id']}\n{about}", 0, 0))
+    return _converted(call, sidecar)
+
+
+def sidecar_of(path: Path) -> Path | None:
+    """The file that describes the recording at `path`, where there is one."""
+    names = [path.name + suffix for suffix in SIDECARS]
+    names += [path.stem + suffix for suffix in SIDECARS]
+    for name in names:
+        sidecar = path.with_name(name)
+        if sidecar != path and sidecar.is_file():
+            return sidecar
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _call_id_for(path: Path, digest: str) -> str:
+    name = re.sub(r"[\x00-\x1f\x7f/]", "-", path.stem)[:200]
+    return f"{name}-{digest[:12]}"
+
+
+def _read(sidecar: Path) -> dict[str, Any]:
+    try:
+        text = sidecar.read_text("utf-8")
+        told = json.loads(text) if sidecar.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise Invalid("bad_metadata", f"{sidecar.name}: {error}") from error
+    if not isinstance(told, dict) or not all(isinstance(key, str) for key in told):
+        raise Invalid("bad_metadata", f"{sidecar.name}: not a mapping of names to values")
+    return told
+
+
+def _expanded(told: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    """`told` as fields of CallEnded, and those of its recording under `recording`."""
+    plain: dict[str, Any] = {}
+    recording: dict[str, Any] = {}
+    for key, value in told.items():
+        match key:
+            case "language":
+                plain.setdefault("language_hints", [value])
+            case "queue" if isinstance(value, str):
+                plain["queue"] = {"id": value}
+            case "hold":
+                plain["segments"] = [*told.get("segments", ()), *_holds(value)]
+            case "agent_id" | "agent_name":
+                plain.setdefault("participants", _agent(told))
+            case "segments" if "hold" in told:
+                pass
+            case "sha256" if value != digest:
+                raise Invalid("bad_metadata", f"sha256 is {value}, the file has {digest}")
+            case _ if key in _RECORDING_KEYS:
+                recording[key] = value
+            case _ if key in _CALL_KEYS:
+                plain[key] = value
+            case _ if key in _PASSED_OVER:
+                pass
+            case _:
+                raise Invalid(
+                    "bad_metadata",
+                    f"{key!r} is no field of CallEnded or Recording; put what is your own under "
+                    "'attributes'",
+                )
+    upper: dict[str, Any] = _upper({**plain, "recording": recording})
+    return upper
+
+
+def _agent(told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    named = told.get("agent_id"), told.get("agent_name")
+    return [
+        {
+            "participant_id": "agent",
+            "role": "AGENT",
+            "agent_id": named[0],
+            "display_name": named[1],
+        },
+        {"participant_id": "customer", "role": "CUSTOMER"},
+    ]
+
+
+def _holds(value: Any) -> list[dict[str, Any]]:
+    try:
+        return [{"kind": "HOLD", "start_ms": start, "end_ms": end} for start, end in value]
+    except (TypeError, ValueError) as error:
+        raise Invalid(
+            "bad_metadata", f"hold is {value!r}, not [[start_ms, end_ms], ...]"
+        ) from error
+
+
+def _upper(value: Any, key: str = "") -> Any:
+    """`value` with the symbols of enums in upper case, as the schema has them."""
+    if isinstance(value, Mapping):
+        return {k: v if k == "attributes" else _upper(v, str(k)) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_upper(item, key) for item in value]
+    return value.upper() if key in _ENUM_KEYS and isinstance(value, str) else value
+
+
+def _fill_times(call: dict[str, Any], changed_at: datetime, duration_ms: int) -> None:
+    """started_at, ended_at and occurred_at from one another, the duration, or the file."""
+    try:
+        times: dict[str, datetime] = {
+            key: msgspec.convert(call[key], datetime)
+            for key in ("started_at", "ended_at")
+            if key in call
+        }
+        duration = timedelta(milliseconds=duration_ms)
+        if "ended_at" not in times:
+            times["ended_at"] = times["started_at"] + duration if times else changed_at
+        times.setdefault("started_at", times["ended_at"] - duration)
+    except (msgspec.ValidationError, TypeError, OverflowError) as error:
+        raise Invalid("bad_metadata", f"started_at, ended_at or duration_ms: {error}") from error
+    call["started_at"], call["ended_at"] = times["started_at"], times["ended_at"]
+    call.setdefault("occurred_at", times["ended_at"])
+
+
+def _converted(call: dict[str, Any], sidecar: Path | None) -> CallEnded:
+    where = f"{sidecar.name}: " if sidecar else ""
+    try:
+        event = msgspec.convert(call, CallEnded)
+    except msgspec.ValidationError as error:
+        raise Invalid("bad_metadata", f"{where}{error}") from error
+    if unknown := _unknown(call, msgspec.to_builtins(event, builtin_types=(datetime,))):
+        raise Invalid("bad_metadata", f"{where}{unknown!r} is no field of the schema")
+    for field in fields(CallEnded):
+        value = getattr(event, field.name)
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise Invalid(
+                "bad_metadata", f"{where}{field.name} {value} has no time zone; append Z or +01:00"
+            )
+    if problem := problem_with(event):
+        raise Invalid("bad_metadata", where + problem)
+    return event
+
+
+def _unknown(given: Any, taken: Any, at: str = "") -> str | None:
+    """The path of a key that is in `given` and was not taken over."""
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            path = f"{at}.{key}" if at else str(key)
+            if key not in taken:
+                return path
+            if found := _unknown(value, taken[key], path):
+                return found
+    elif isinstance(given, list):
+        for index, (value, other) in enumerate(zip(given, taken, strict=True)):
+            if found := _unknown(value, other, f"{at}[{index}]"):
+                return found
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """How a file and its sidecar looked, and since when they have looked so."""
+
+    state: tuple[int, ...]
+    since: datetime
+
+
+# Names that copying programs give to what is not finished.
+_UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".crdownload", ".incomplete")
+
+
+class DropFolder:
+    """Takes recordings that are put into a folder, with their sidecars.
+
+    A file is taken once it and its sidecar have been unchanged for `settle_s` and, where the
+    system can tell, nobody has it open for writing. It is linked into `done/`, published as lying
+    there, and only then removed from the folder: a crash in between leaves it to be taken again
+    under the same ids. With `move` off the file stays where it is and a marker in `.taken/` says
+    so. What cannot be described goes to `refused/`, with a `.reason` file beside it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        publish: Callable[[CallEnded], None],
+        *,
+        tenant_id: str,
+        settle_s: float = 5.0,
+        move: bool = True,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """`publish` returns when the event is durable, and may raise Transient."""
+        self._folder = folder
+        self._publish = publish
+        self._tenant_id = tenant_id
+        self._settle = timedelta(seconds=settle_s)
+        self._move = move
+        self._clock = clock
+        self._seen: dict[Path, _Seen] = {}
+        for name in ("done", "refused") if move else (".taken",):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for leaving in (folder / "done").glob(".*"):  # published, then a crash
+            self._arrive(leaving)
+
+    def watch(self, stop: threading.Event, every_s: float = 1.0) -> None:
+        """Look every `every_s` until `stop` is set; a publisher that is down is waited for."""
+        while not stop.is_set():
+            with suppress(Transient):
+                self.poll()
+            stop.wait(every_s)
+
+    def poll(self) -> list[CallEnded]:
+        """Look once; the calls that were published."""
+        now = self._clock()
+        present = sorted(path for path in self._folder.iterdir() if _is_recording(path))
+        self._seen = {path: seen for path, seen in self._seen.items() if path in set(present)}
+        taken = []
+        for path in present:
+            try:
+                if not self._settled(path, now) or self._is_marked(path):
+                    continue
+                taken.append(self._take(path))
+            except FileNotFoundError:  # taken away by its owner, or by another watcher
+                continue
+            except Invalid as problem:
+                self._refuse(path, problem)
+            self._seen.pop(path, None)
+        return taken
+
+    def _settled(self, path: Path, now: datetime) -> bool:
+        state = _state(path)
+        seen = self._seen.get(path)
+        if seen is None or seen.state != state:
+            seen = self._seen[path] = _Seen(state, now)
+        return now - seen.since >= self._settle and not _being_written(path)
+
+    def _take(self, path: Path) -> CallEnded:
+        if not self._move:
+            call = call_ended_for(path, tenant_id=self._tenant_id, clock=self._clock)
+            self._publish(call)
+            self._mark(path, call.call_id)
+            return call
+        inode = path.stat().st_ino
+        target = self._folder / "done" / f"{sha256_of(path)[:12]}-{path.name}"
+        call = call_ended_for(path, tenant_id=self._tenant_id, lies_at=target, clock=self._clock)
+        # Where there are no hard links, the file appears under `target` only after it is
+        # published; who looks for it before that finds nothing, and waits.
+        with suppress(OSError):
+            target.hardlink_to(path)
+        self._publish(call)
+        sidecar = sidecar_of(path)
+        leaving = target.with_name(f".{target.name}")
+        path.replace(leaving)
+        if leaving.stat().st_ino == inode:
+            self._arrive(leaving)
+        else:  # another file was put there under the same name meanwhile
+            leaving.replace(path)
+            return call
+        if sidecar is not None:
+            sidecar.replace(target.with_name(target.name + sidecar.suffix))
+        return call
+
+    def _arrive(self, leaving: Path) -> None:
+        leaving.replace(leaving.with_name(leaving.name[1:]))
+        # Renaming to another link of the same file leaves both names.
+        leaving.unlink(missing_ok=True)
+
+    def _refuse(self, path: Path, problem: Invalid) -> None:
+        if not self._move:
+            self._mark(path, str(problem))
+            return
+        folder = self._folder / "refused"
+        (folder / f"{path.name}.reason").write_text(f"{problem}\n", "utf-8")
+        sidecar = sidecar_of(path)
+        path.replace(folder / path.name)
+        if sidecar is not None:
+            sidecar.replace(folder / sidecar.name)
+
+    def _marker(self, path: Path) -> Path:
+        return self._folder / ".taken" / path.name
+
+    def _mark(self, path: Path, note: str) -> None:
+        marker = self._marker(path)
+        beside = marker.with_name(f".{marker.name}")
+        beside.write_text(f"{_state(path)}\n{note}\n", "utf-8")
+        beside.replace(marker)
+
+    def _is_marked(self, path: Path) -> bool:
+        if self._move:
+            return False
+        try:
+            return self._marker(path).read_text("utf-8").startswith(f"{_state(path)}\n")
+        except FileNotFoundError:
+            return False
+
+
+def _is_recording(path: Path) -> bool:
+    if path.name.startswith(".") or path.suffix.lower() in (*SIDECARS, *_UNFINISHED):
+        return False
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Sizes and times of a file and its sidecar; differs once either has changed."""
+    sidecar = sidecar_of(path)
+    looks = [each.stat() for each in (path, sidecar) if each is not None]
+    return tuple(number for look in looks for number in (look.st_size, look.st_mtime_ns))
+
+
+def _being_written(path: Path) -> bool:
+    """Whether somebody has the file open for writing; False where that cannot be told."""
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        # A read lease is refused while the file is open for writing. Were it broken before it is
+        # given back, the default signal would end this process; SIGURG is ignored.
+        fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
