@@ -1,0 +1,60 @@
+"""Risk alerts: which calls need a person now, and what shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from schemas.events import AlertRaised, CallTranscribed, Role
+from services.enrich.conditions import Facts
+from services.enrich.rules import AlertRule
+from services.enrich.score import MOST_EVIDENCE
+
+
+def raise_alerts(
+    rules: Sequence[AlertRule],
+    facts: Facts,
+    event: CallTranscribed,
+    doubtful: Collection[int],
+    now: datetime,
+) -> list[AlertRaised]:
+    """One alert per rule that holds, in the order of the rules.
+
+    `doubtful` are the segments heard with low confidence: an alert that rests on them alone is
+    raised all the same, and its reason says so.
+    """
+    raised: list[AlertRaised] = []
+    for rule in rules:
+        outcome = rule.when.check(facts)
+        if not outcome.held:
+            continue
+        reason = outcome.reason
+        shown = [set(evidence.segment_ids) for evidence in outcome.evidence if evidence.quote]
+        if shown and all(ids and ids <= set(doubtful) for ids in shown):
+            reason += "; heard with low confidence only, listen before acting"
+        raised.append(
+            AlertRaised(
+                tenant_id=event.tenant_id,
+                call_id=event.call_id,
+                revision=event.revision,
+                raised_at=now,
+                rule=rule.alert_id,
+                rule_version=rule.version,
+                severity=rule.severity,
+                title=rule.title,
+                reason=reason,
+                evidence=list(outcome.evidence[:MOST_EVIDENCE]),
+                suggested_action=rule.suggested_action,
+                agent_id=_agent_id(event),
+                queue_id=event.call.queue.id if event.call.queue else None,
+            )
+        )
+    return raised
+
+
+def _agent_id(event: CallTranscribed) -> str | None:
+    """The agent who was last on the call: a transferred call belongs to who took it over."""
+    agents = [each for each in event.call.participants if each.role is Role.AGENT and each.agent_id]
+    if not agents:
+        return None
+    return max(agents, key=lambda each: each.joined_ms or 0).agent_id
