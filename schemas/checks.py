@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from schemas import events as e
@@ -10,6 +13,7 @@ LONGEST_ID = 256
 # Ten days: no call lasts longer, and sums of such durations stay far from overflow.
 LONGEST_MS = 864_000_000
 EARLIEST_YEAR, LATEST_YEAR = 1980, 2200
+STAGES = ("ingest", "transcribe", "enrich", "sink")
 
 
 def problem_with(event: Any) -> str | None:
@@ -21,18 +25,35 @@ def problem_with(event: Any) -> str | None:
         case e.CallEnded():
             return _call_ended(event)
         case e.CallRecorded():
-            return _call_recorded(event)
+            return _time("recorded_at", event.recorded_at) or _call_recorded(event)
         case e.CallTranscribed():
-            return _call_transcribed(event)
+            return _time("transcribed_at", event.transcribed_at) or _call_transcribed(event)
         case e.CallEnriched():
-            return _call_enriched(event)
+            return _time("enriched_at", event.enriched_at) or _call_enriched(event)
         case e.AlertRaised():
-            return _evidence("evidence", event.evidence)
+            return _time("raised_at", event.raised_at) or _evidence("evidence", event.evidence)
         case e.ReplayRequested():
-            if event.generation < 1:
-                return f"generation is {event.generation}, not 1 or more"
-            if (event.input.value is None) == (event.input.dataref is None):
-                return "input needs exactly one of value and dataref"
+            return _time("requested_at", event.requested_at) or _replay_requested(event)
+        case e.CallErased():
+            return _time("erased_at", event.erased_at)
+    return None
+
+
+def _replay_requested(event: e.ReplayRequested) -> str | None:
+    if event.stage not in STAGES:
+        return f"stage is {event.stage!r}, not one of {', '.join(STAGES)}"
+    if event.generation < 1:
+        return f"generation is {event.generation}, not 1 or more"
+    if (event.input.value is None) == (event.input.dataref is None):
+        return "input needs exactly one of value and dataref"
+    return None
+
+
+def _time(field: str, when: datetime) -> str | None:
+    if when.tzinfo is None:
+        return f"{field} is {when.isoformat()}, without a time zone"
+    if not EARLIEST_YEAR <= when.year <= LATEST_YEAR:
+        return f"{field} is {when.isoformat()}, outside {EARLIEST_YEAR} to {LATEST_YEAR}"
     return None
 
 
@@ -52,8 +73,12 @@ def _call_ended(call: e.CallEnded) -> str | None:
     for field in ("occurred_at", "published_at", "started_at", "ended_at", "answered_at",
                   "source_updated_at"):  # fmt: skip
         when = getattr(call, field)
-        if when is not None and not EARLIEST_YEAR <= when.year <= LATEST_YEAR:
-            return f"{field} is {when.isoformat()}, outside {EARLIEST_YEAR} to {LATEST_YEAR}"
+        if when is not None and (problem := _time(field, when)):
+            return problem
+    # Of any year: platforms write the year 9999 where they mean never.
+    for field, when in _other_times(call):
+        if when is not None and when.tzinfo is None:
+            return f"{field} is {when.isoformat()}, without a time zone"
     if call.ended_at < call.started_at:
         return f"ended_at {call.ended_at} lies before started_at {call.started_at}"
     for segment in call.segments:
@@ -68,6 +93,15 @@ def _call_ended(call: e.CallEnded) -> str | None:
         if offset is not None and abs(offset) > LONGEST_MS:
             return f"recordings: start_offset_ms is {offset}"
     return None
+
+
+def _other_times(call: e.CallEnded) -> Iterator[tuple[str, datetime | None]]:
+    yield "retain_until", call.retain_until
+    if call.queue is not None:
+        yield "queue.enqueued_at", call.queue.enqueued_at
+        yield "queue.dequeued_at", call.queue.dequeued_at
+    for recording in call.recordings:
+        yield "recordings: uri_expires_at", recording.uri_expires_at
 
 
 def _same_call(event: Any) -> str | None:
@@ -107,6 +141,12 @@ def _call_transcribed(event: e.CallTranscribed) -> str | None:
             return f"segments[{number}]: word arrays differ in length"
         if len(segment.word_confidence) not in (0, count):
             return f"segments[{number}]: word_confidence has {len(segment.word_confidence)} items"
+        for field, times in (("word_start_ms", segment.word_start_ms),
+                             ("word_end_ms", segment.word_end_ms)):  # fmt: skip
+            if times and not -LONGEST_MS <= min(times) <= max(times) <= LONGEST_MS:
+                return f"segments[{number}]: {field} runs from {min(times)} to {max(times)} ms"
+        if not all(0.0 <= share <= 1.0 for share in segment.word_confidence):
+            return f"segments[{number}]: a word_confidence lies outside 0 to 1"
         if problem := _share(f"segments[{number}].confidence", segment.confidence):
             return problem
     for masked in event.masked:
@@ -120,6 +160,12 @@ def _call_enriched(event: e.CallEnriched) -> str | None:
         return problem
     if event.score is not None and not 0.0 <= event.score.value <= 100.0:
         return f"score.value is {event.score.value}, outside 0 to 100"
+    for metric in event.metrics:
+        if not math.isfinite(metric.value):
+            return f"metrics: {metric.name} is {metric.value}"
+    for finding in event.findings:
+        if problem := _share(f"findings: {finding.finding_id}: confidence", finding.confidence):
+            return problem
     for moment in event.moments:
         if problem := _interval("moments", moment.start_ms, moment.end_ms):
             return problem
