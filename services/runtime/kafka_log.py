@@ -1,0 +1,596 @@
+"""The production log: Apache Kafka 4, or what speaks its protocol. The only importer of
+confluent_kafka.
+
+A commit is one Kafka transaction: records and the group's offsets become visible together or not at
+all (KIP-447). It opens after the work and lasts only as long as the commit. What a commit is fenced
+by is the group's own state: the broker refuses offsets under a generation that has passed.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+)
+from confluent_kafka import Message as KafkaMessage
+from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewTopic
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.topics import BY_NAME
+from services.runtime.errors import Transient
+from services.runtime.log import Lost, Message, Record, TopicPartition
+
+T = TypeVar("T")
+
+# The broker says that this member is none, so none of its partitions is its own any more.
+_EXPELLED = frozenset(
+    {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_MEMBER_EPOCH, KafkaError.FENCED_INSTANCE_ID}
+)
+# Nothing is served until a person mends it, or for a while; the client itself keeps trying.
+_OUTAGES = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION,
+        KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+    }
+)  # fmt: skip
+# consume() does not let go for signals while it waits.
+_SLICE_S = 0.25
+_SCAN_BATCH = 1_000
+
+
+class KafkaSettings(BaseModel):
+    """How to reach Kafka, and how a member behaves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bootstrap: str = Field("localhost:9092", description="host:port of some brokers, by commas.")
+    group_protocol: Literal["classic", "consumer"] = Field(
+        "classic",
+        description="classic: cooperative-sticky, any broker. consumer: KIP-848, Kafka 4.0 and "
+        "newer; session times are the broker's.",
+    )
+    session_timeout_s: float = Field(
+        30.0, gt=0, description="A member that is silent for this long is dead (classic only)."
+    )
+    poll_timeout_s: float = Field(
+        300.0, gt=0, description="A member that does not ask for messages for this long leaves."
+    )
+    transaction_timeout_s: float = Field(
+        30.0, gt=0, description="A commit takes no longer; the broker aborts it after that."
+    )
+    request_timeout_s: float = Field(
+        15.0, gt=0, description="How long to wait for the broker's answer to a question."
+    )
+    replication_factor: int = Field(3, ge=1, description="Copies of each topic that is created.")
+    extra: dict[str, str] = Field(
+        default_factory=dict,
+        description="librdkafka options for every client: security.protocol, sasl.*, ssl.*; they "
+        "go before what is set here, except what delivery rests on.",
+    )
+
+
+class KafkaLog:
+    """A `Log` on Kafka. Implements the contract of `services.runtime.log.Log`.
+
+    Without a group it only writes. Raises ValueError for a topic that is not there, `Transient`
+    where the brokers do not answer.
+
+    A commit whose outcome cannot be learned (the broker went away while it was asked to commit)
+    raises `Lost`: the partitions are read again from wherever the group's offsets then stand, under
+    a new lease. Without offsets it raises `Transient` with the reason commit_in_doubt: then the
+    records may have been written, and are written again by whoever retries.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, group: str = "", topics: Collection[str] = ()
+    ) -> None:
+        self._settings = settings
+        self._group = group
+        self._id = f"{group or 'writer'}-{uuid.uuid4().hex}"
+        self._leases: dict[TopicPartition, int] = {}
+        self._lease_number = 0
+        self._paused: set[TopicPartition] = set()
+        self._doubtful: set[TopicPartition] = set()
+        self._is_held: Callable[[TopicPartition], bool] = lambda source: False
+        self._trouble: KafkaError | None = None
+        self._producer: Producer | None = None
+        self._failed: KafkaError | None = None
+        self._topics: set[str] = set()
+        self._closed = False
+        self._consumer: Consumer | None = None
+        if group:
+            self._require(topics)
+            self._consumer = Consumer(self._consumer_config())
+            self._consumer.subscribe(
+                sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke,
+                on_lost=self._on_revoke,
+            )  # fmt: skip
+
+    def _consumer_config(self) -> dict[str, Any]:
+        classic = {
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": _ms(self._settings.session_timeout_s),
+            "heartbeat.interval.ms": _ms(self._settings.session_timeout_s / 10),
+        }
+        return {
+            # What is read ahead is thrown away by a pause.
+            "queued.max.messages.kbytes": 16_384,
+            "fetch.wait.max.ms": 100,
+            **_client(self._settings),
+            "group.id": self._group,
+            "group.protocol": self._settings.group_protocol,
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "max.poll.interval.ms": _ms(self._settings.poll_timeout_s),
+            "error_cb": self._on_error,
+            **(classic if self._settings.group_protocol == "classic" else {}),
+        }
+
+    # Reading
+
+    def messages(
+        self, limit: int, wait_s: float, hold: Collection[TopicPartition] = ()
+    ) -> list[Message]:
+        consumer = self._consumer
+        if consumer is None:
+            return []
+        deadline = time.monotonic() + wait_s
+        held = frozenset(hold)
+        self._is_held = lambda source: limit <= 0 or source in held
+        with self._answered():
+            self._settle(consumer)
+            self._pause(consumer)
+            while True:
+                left = max(0.0, deadline - time.monotonic())
+                # One first: a wait for many ends only when all of them are there.
+                taken = consumer.consume(1, min(left, _SLICE_S))
+                if taken and limit > 1:
+                    taken += consumer.consume(limit - 1, 0.0)
+                found = [message for raw in taken if (message := self._read(raw)) is not None]
+                if found:
+                    return found
+                if self._trouble is not None:
+                    trouble, self._trouble = self._trouble, None
+                    raise KafkaException(trouble)
+                if time.monotonic() >= deadline:
+                    return []
+
+    def _read(self, raw: KafkaMessage) -> Message | None:
+        error = raw.error()
+        if error is not None:
+            # Told at the next call that finds nothing: what was read beside it is not lost.
+            if error.code() != KafkaError._MAX_POLL_EXCEEDED and not error.retriable():
+                self._trouble = error
+            return None
+        message = _message(raw)
+        lease = self._leases.get(message.source)
+        if lease is None:
+            return None
+        return Message(
+            message.topic, message.partition, message.offset, message.key, message.value,
+            message.headers, message.timestamp_ms, lease,
+        )  # fmt: skip
+
+    def _pause(self, consumer: Consumer) -> None:
+        wanted = {source for source in self._leases if self._is_held(source)}
+        if pause := wanted - self._paused:
+            consumer.pause(_partitions(pause))
+        if resume := self._paused - wanted:
+            consumer.resume(_partitions(resume))
+        self._paused = wanted
+
+    def lease(self, source: TopicPartition) -> int | None:
+        return self._leases.get(source)
+
+    # Membership
+
+    def _on_assign(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        consumer.incremental_assign(partitions)
+        self._take(consumer, {TopicPartition(p.topic, p.partition) for p in partitions})
+
+    def _take(self, consumer: Consumer, sources: set[TopicPartition]) -> None:
+        """Begin a lease of each; an assignment un-pauses, so what is held is paused again."""
+        for source in sources:
+            self._lease_number += 1
+            self._leases[source] = self._lease_number
+        self._paused -= sources
+        if held := {source for source in sources if self._is_held(source)}:
+            consumer.pause(_partitions(held))
+            self._paused |= held
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        for gone in partitions:
+            source = TopicPartition(gone.topic, gone.partition)
+            self._leases.pop(source, None)
+            self._paused.discard(source)
+            self._doubtful.discard(source)
+        consumer.incremental_unassign(partitions)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in _OUTAGES or error.fatal():
+            self._trouble = error
+
+    def _settle(self, consumer: Consumer) -> None:
+        """Read again what a commit left in doubt; a new producer ends what the old one began."""
+        if not self._doubtful:
+            return
+        self._ready_producer(time.monotonic() + self._settings.request_timeout_s)
+        sources, self._doubtful = self._doubtful, set()
+        consumer.incremental_unassign(_partitions(sources))
+        consumer.incremental_assign(_partitions(sources))
+        self._take(consumer, sources)
+
+    # Writing
+
+    def commit(self, records: Sequence[Record], offsets: Mapping[TopicPartition, int]) -> None:
+        lost = {source for source in offsets if source not in self._leases}
+        if lost:
+            raise Lost(lost)
+        if not records and not offsets:
+            return
+        self._require({record.topic for record in records})
+        deadline = time.monotonic() + self._settings.transaction_timeout_s
+        with self._answered():
+            producer = self._ready_producer(deadline)
+            asked = False
+            try:
+                self._failed = None
+                producer.begin_transaction()
+                self._produce(producer, records, deadline)
+                if offsets:
+                    self._send_offsets(producer, offsets, deadline)
+                asked = True
+                _persist(producer.commit_transaction, deadline)
+            except BaseException as failure:
+                self._abandon(producer, failure, asked, offsets)
+                raise
+
+    def _produce(self, producer: Producer, records: Sequence[Record], deadline: float) -> None:
+        for record in records:
+            while True:
+                try:
+                    producer.produce(
+                        record.topic, record.value, record.key,
+                        headers=list(record.headers), timestamp=record.timestamp_ms or 0,
+                    )  # fmt: skip
+                except BufferError:
+                    producer.poll(0.1)
+                    if time.monotonic() > deadline:
+                        raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None
+                    continue
+                except KafkaException as failure:
+                    if failure.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                        size = len(record.value or b"") + len(record.key or b"")
+                        raise ValueError(
+                            f"a record of {size} bytes for {record.topic} is larger than "
+                            "message.max.bytes; carry its body in the object store"
+                        ) from failure
+                    raise
+                break
+        if producer.flush(max(0.0, deadline - time.monotonic())):
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        if self._failed is not None:
+            raise KafkaException(self._failed)
+
+    def _send_offsets(
+        self, producer: Producer, offsets: Mapping[TopicPartition, int], deadline: float
+    ) -> None:
+        assert self._consumer is not None, "offsets are checked against leases"
+        metadata = self._consumer.consumer_group_metadata()
+        # Without a generation the broker would take the offsets unchecked (it must, for clients
+        # older than KIP-447): that is what this client has after it left the group unasked.
+        if _generation(metadata) <= 0:
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
+        positions = [KafkaPartition(*source, offset) for source, offset in offsets.items()]
+        _persist(
+            lambda left: producer.send_offsets_to_transaction(positions, metadata, left), deadline
+        )
+
+    def _abandon(
+        self,
+        producer: Producer,
+        failure: BaseException,
+        asked: bool,
+        offsets: Mapping[TopicPartition, int],
+    ) -> None:
+        """End a transaction that failed; raises `Lost` where its partitions are no longer ours."""
+        error = failure.args[0] if isinstance(failure, KafkaException) else None
+        if asked and not (error is not None and error.txn_requires_abort()):
+            self._producer = None
+            self._doubtful |= offsets.keys()
+            for source in offsets:
+                self._leases.pop(source, None)
+            if offsets:
+                raise Lost(offsets.keys()) from failure
+            raise Transient("commit_in_doubt", f"{self._where}: {failure}") from failure
+        try:
+            if error is not None and error.fatal():
+                self._producer = None
+            else:
+                producer.abort_transaction(self._settings.request_timeout_s)
+        except KafkaException:
+            # Never asked to commit, so it will be aborted: by the next producer of this id, or by
+            # the broker when its time is over.
+            self._producer = None
+        if error is not None and error.code() in _EXPELLED:
+            self._leases.clear()
+            raise Lost(offsets.keys()) from failure
+
+    def _ready_producer(self, deadline: float) -> Producer:
+        if self._producer is None:
+            producer = Producer(
+                {
+                    "compression.type": "lz4",
+                    **_client(self._settings),
+                    "partitioner": "murmur2_random",
+                    # The same for every producer of this member: each new one ends what its
+                    # forerunner left open.
+                    "transactional.id": self._id,
+                    "transaction.timeout.ms": _ms(self._settings.transaction_timeout_s),
+                    "delivery.report.only.error": True,
+                    "on_delivery": self._on_delivery,
+                    "error_cb": self._on_error,
+                }
+            )
+            _persist(producer.init_transactions, deadline)
+            self._producer = producer
+        return self._producer
+
+    def _on_delivery(self, error: KafkaError | None, message: KafkaMessage) -> None:
+        if error is not None:
+            self._failed = error
+
+    def _require(self, topics: Collection[str]) -> None:
+        if self._topics.issuperset(topics):
+            return
+        with self._answered():
+            self._topics = set(_topics(AdminClient(_client(self._settings)), self._settings))
+        if missing := sorted(set(topics) - self._topics):
+            raise ValueError(f"no such topic: {', '.join(missing)}; create it first")
+
+    @property
+    def _where(self) -> str:
+        return self._settings.bootstrap
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        with _answered(self._settings):
+            yield
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._leases.clear()
+        self._producer = None
+        if self._consumer is not None:
+            with self._answered():
+                self._consumer.close()
+
+
+class KafkaView:
+    """A `LogView` of Kafka. A commit's messages may show a moment after the commit returned."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._admin = AdminClient(_client(settings))
+
+    def create(self, topics: Mapping[str, int]) -> list[str]:
+        """Create what is missing, with cleanup and retention of the catalogue where it is there."""
+        have = self.partitions()
+        missing = [name for name in topics if name not in have]
+        made = []
+        with _answered(self._settings):
+            new = [
+                NewTopic(name, topics[name], self._settings.replication_factor, config=_kept(name))
+                for name in missing
+            ]
+            timeout_s = self._settings.request_timeout_s
+            pending = self._admin.create_topics(new, operation_timeout=timeout_s) if new else {}
+            for name, future in pending.items():
+                try:
+                    future.result(timeout_s)
+                except KafkaException as failure:
+                    if failure.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                        raise
+                else:
+                    made.append(name)
+            deadline = time.monotonic() + timeout_s
+            while not self.partitions().keys() >= set(topics):
+                if time.monotonic() > deadline:
+                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+                time.sleep(0.05)
+        return made
+
+    def partitions(self) -> dict[str, int]:
+        with _answered(self._settings):
+            return _topics(self._admin, self._settings)
+
+    def ends(self, topic: str) -> dict[int, tuple[int, int]]:
+        """As `LogView.ends`; transaction markers count among the offsets."""
+        count = self.partitions().get(topic, 0)
+        parts = [KafkaPartition(topic, number) for number in range(count)]
+        bounds = []
+        with _answered(self._settings):
+            for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):  # type: ignore[no-untyped-call]
+                answers = self._admin.list_offsets(
+                    dict.fromkeys(parts, spec),
+                    isolation_level=IsolationLevel.READ_COMMITTED,
+                    request_timeout=self._settings.request_timeout_s,
+                )
+                bounds.append({p.partition: _result(f).offset for p, f in answers.items()})
+        return {number: (bounds[0][number], bounds[1][number]) for number in sorted(bounds[0])}
+
+    def committed(self, group: str) -> dict[TopicPartition, int]:
+        with _answered(self._settings):
+            answers = self._admin.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group)],
+                require_stable=True,
+                request_timeout=self._settings.request_timeout_s,
+            )
+            try:
+                found = _result(answers[group]).topic_partitions or ()
+            except KafkaException as failure:
+                if failure.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                    return {}
+                raise
+        return {TopicPartition(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+    def scan(self, topic: str, start: Mapping[int, int] | None = None) -> Iterator[Message]:
+        """As `LogView.scan`; partitions are interleaved, each in its order."""
+        begin = {
+            number: max(first, (start or {}).get(number, 0))
+            for number, (first, end) in self.ends(topic).items()
+            if max(first, (start or {}).get(number, 0)) < end
+        }
+        if not begin:
+            return
+        consumer = Consumer(
+            {
+                **_client(self._settings),
+                "group.id": f"scan-{uuid.uuid4().hex}",
+                "fetch.wait.max.ms": 20,
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                # The end is told: the last offset may be a transaction marker, never a message.
+                "enable.partition.eof": True,
+            }
+        )
+        try:
+            with _answered(self._settings):
+                consumer.assign([KafkaPartition(topic, p, at) for p, at in begin.items()])
+                yield from self._until_ends(consumer, topic, set(begin))
+        finally:
+            consumer.close()
+
+    def _until_ends(self, consumer: Consumer, topic: str, open_: set[int]) -> Iterator[Message]:
+        ends = {number: end for number, (_, end) in self.ends(topic).items()}
+        deadline = time.monotonic() + self._settings.request_timeout_s
+        while open_:
+            for raw in consumer.consume(_SCAN_BATCH, 0.05):
+                deadline = time.monotonic() + self._settings.request_timeout_s
+                error, number, offset = raw.error(), raw.partition(), raw.offset()
+                assert number is not None
+                assert offset is not None
+                if error is not None:
+                    if error.code() != KafkaError._PARTITION_EOF:
+                        raise KafkaException(error)
+                    open_.discard(number)
+                    continue
+                if offset < ends[number]:
+                    yield _message(raw)
+                if offset + 1 >= ends[number]:
+                    open_.discard(number)
+            if time.monotonic() > deadline:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _client(settings: KafkaSettings) -> dict[str, Any]:
+    return {
+        # Errors come back through exceptions and callbacks; the client's own lines only repeat it.
+        "log_level": 2,
+        "allow.auto.create.topics": False,
+        **settings.extra,
+        "bootstrap.servers": settings.bootstrap,
+    }
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+@contextmanager
+def _answered(settings: KafkaSettings) -> Iterator[None]:
+    """What the client raises, as `Transient` with the brokers' address."""
+    try:
+        yield
+    except KafkaException as failure:
+        error = failure.args[0]
+        raise Transient(
+            "log_down", f"{settings.bootstrap}: {error.name()}: {error.str()}"
+        ) from failure
+
+
+def _persist(call: Callable[[float], object], deadline: float) -> None:
+    """Call with the seconds left, again after each error that the client calls retriable."""
+    while True:
+        try:
+            call(max(0.1, deadline - time.monotonic()))
+        except KafkaException as failure:
+            if not failure.args[0].retriable() or time.monotonic() >= deadline:
+                raise
+        else:
+            return
+
+
+def _generation(metadata: bytes) -> int:
+    """The generation (or epoch) in librdkafka's group metadata; at most 0 outside the group."""
+    magic = b"CGMDv2:"
+    if not metadata.startswith(magic):
+        raise RuntimeError(
+            f"group metadata begin with {metadata[:7]!r}; this librdkafka is unknown"
+        )
+    return int(struct.unpack_from("=i", metadata, len(magic))[0])
+
+
+def _result(future: Future[T]) -> T:
+    return future.result()
+
+
+def _topics(admin: AdminClient, settings: KafkaSettings) -> dict[str, int]:
+    found = admin.list_topics(timeout=settings.request_timeout_s).topics
+    return {
+        name: len(topic.partitions)
+        for name, topic in found.items()
+        if topic.error is None and not name.startswith("__")
+    }
+
+
+def _kept(name: str) -> dict[str, str]:
+    topic = BY_NAME.get(name)
+    if topic is None:
+        return {}
+    if topic.cleanup == "compact":
+        return {"cleanup.policy": "compact"}
+    return {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)}
+
+
+def _partitions(sources: Collection[TopicPartition]) -> list[KafkaPartition]:
+    return [KafkaPartition(source.topic, source.partition) for source in sources]
+
+
+def _message(raw: KafkaMessage) -> Message:
+    topic, partition, offset = raw.topic(), raw.partition(), raw.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    headers: Any = raw.headers() or ()
+    return Message(
+        topic,
+        partition,
+        offset,
+        raw.key(),
+        raw.value(),
+        tuple((name, b"" if value is None else value) for name, value in headers),
+        raw.timestamp()[1],
+    )
