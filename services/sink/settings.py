@@ -13,23 +13,27 @@ class SinkSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str | None = Field(
-        None,
+        default=None,
         pattern=r"^https?://",
         description="ClickHouse server, as http(s)://host:port. Without it the engine is embedded.",
     )
-    user: str = Field("default", description="User of the ClickHouse server.")
-    password: SecretStr = Field(SecretStr(""), description="Password of that user.")
+    user: str = Field(default="default", description="User of the ClickHouse server.")
+    password: SecretStr = Field(default=SecretStr(""), description="Password of that user.")
     path: Path = Field(
-        Path("data/warehouse"),
+        default=Path("data/warehouse"),
         description="Folder of the embedded engine; one process at a time may hold it.",
     )
     database: str = Field(
-        "callstream",
+        default="callstream",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="Database of all tables and views; made when missing.",
     )
-    connect_timeout_s: float = Field(10.0, gt=0, description="Longest wait for a connection.")
-    answer_timeout_s: float = Field(300.0, gt=0, description="Longest wait for an answer.")
-    words: bool = Field(True, description="Whether words with their times are kept per segment.")
-    batch: int = Field(1000, ge=1, le=10_000, description="Most events per batch.")
-    wait_s: float = Field(0.2, ge=0, description="How long a batch may wait to fill.")
+    connect_timeout_s: float = Field(
+        default=10.0, gt=0, description="Longest wait for a connection."
+    )
+    answer_timeout_s: float = Field(default=300.0, gt=0, description="Longest wait for an answer.")
+    words: bool = Field(
+        default=True, description="Whether words with their times are kept per segment."
+    )
+    batch: int = Field(default=1000, ge=1, le=10_000, description="Most events per batch.")
+    wait_s: float = Field(default=0.2, ge=0, description="How long a batch may wait to fill.")

@@ -1,0 +1,524 @@
+"""The sink from messages to tables: what readers see, whatever happens on the way."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas import events as e
+from schemas.examples import EXAMPLES
+from services.runtime.errors import Invalid, Transient
+from services.runtime.stage import Envelope, Outcome
+from services.sink.handler import Tables, stage
+from services.sink.rows import TABLES
+from services.sink.settings import SinkSettings
+from services.sink.warehouse import Result, Warehouse
+from tests.sink.messages import NOON, Topics, every_example, life_of
+
+pytestmark = pytest.mark.clickhouse
+
+HAPPY: e.CallEnded = EXAMPLES["CallEnded"]["happy"]
+
+
+@pytest.fixture
+def topics(tmp_path: Path) -> Topics:
+    return Topics(tmp_path / "objects")
+
+
+def sink(
+    warehouse: Tables, envelopes: Sequence[Envelope[Any]], **settings: Any
+) -> dict[int, Outcome]:
+    answers = list(stage(SinkSettings(**settings), warehouse).handle(envelopes))
+    assert sorted(index for index, _ in answers) == list(range(len(envelopes)))
+    return dict(answers)
+
+
+def views_of(warehouse: Warehouse) -> list[str]:
+    found = warehouse.query(
+        "SELECT name FROM system.tables WHERE database = currentDatabase() AND engine = 'View'"
+    )
+    return [name for (name,) in found.rows]
+
+
+def content(warehouse: Warehouse, *sources: str) -> dict[str, Any]:
+    """Row count and checksum of `sources`, by default of every table (merged) and every view."""
+    chosen = sources or (*(f"{table} FINAL" for table in TABLES), *views_of(warehouse))
+    sums = " UNION ALL ".join(
+        f"SELECT '{source}', count(), sum(cityHash64(toString(tuple(*)))) FROM {source}"
+        for source in chosen
+    )
+    return {source: tuple(counted) for source, *counted in warehouse.query(sums).rows}
+
+
+def counts(shown: Mapping[str, Any]) -> dict[str, int]:
+    return {source: count for source, (count, _) in shown.items()}
+
+
+def physical(warehouse: Warehouse) -> dict[str, int]:
+    return counts(content(warehouse, *TABLES))
+
+
+def one(warehouse: Warehouse, sql: str) -> Any:
+    rows = warehouse.query(sql).rows
+    assert len(rows) == 1, rows
+    return rows[0][0] if len(rows[0]) == 1 else rows[0]
+
+
+def empty(warehouse: Warehouse) -> None:
+    for table in TABLES:
+        warehouse.command(f"TRUNCATE TABLE {table}")
+
+
+def test_every_example_twice_is_once(warehouse: Warehouse) -> None:
+    envelopes = every_example()
+    assert set(sink(warehouse, envelopes).values()) == {()}
+    once, rows = content(warehouse), physical(warehouse)
+    assert all(count for table, count in rows.items() if table != "calls_erased")
+    sink(warehouse, envelopes)
+    assert physical(warehouse) == rows
+    assert content(warehouse) == once
+
+
+def test_another_order_and_other_batches_show_the_same(warehouse: Warehouse) -> None:
+    envelopes = every_example()
+    sink(warehouse, envelopes)
+    expected = content(warehouse)
+    empty(warehouse)
+    shuffled = random.Random(7).sample(envelopes, len(envelopes))
+    for start in range(0, len(shuffled), 50):
+        sink(warehouse, shuffled[start : start + 50])
+    assert content(warehouse) == expected
+
+
+def test_the_same_event_at_another_offset_adds_to_the_archive_only(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    sink(warehouse, life_of(topics, HAPPY))
+    once = content(warehouse)
+    sink(warehouse, life_of(topics, HAPPY))
+    twice = content(warehouse)
+    assert twice.pop("events FINAL")[0] == 2 * once.pop("events FINAL")[0]
+    assert twice == once
+
+
+def test_one_call_from_end_to_end(warehouse: Warehouse, topics: Topics) -> None:
+    ended, recorded, transcribed, enriched, alert = life_of(topics, HAPPY)
+    states = []
+    for envelope in (ended, recorded, transcribed, enriched, alert):
+        sink(warehouse, [envelope])
+        states.append(one(warehouse, "SELECT state FROM calls"))
+    assert states == ["ended", "stored", "transcribed", "enriched", "enriched"]
+    call = warehouse.query("SELECT * FROM calls")
+    shown = dict(zip(call.columns, call.rows[0], strict=True))
+    assert shown["agent_id"] == "agent-7"
+    assert shown["queue"] == "Support"
+    assert shown["language"] == "en"
+    assert shown["engine"] == "faster-whisper"
+    assert shown["started_at"] == HAPPY.started_at
+    assert shown["duration_ms"] == 300_000
+    assert shown["turns"] == 7
+    assert shown["score"] == 75.0
+    assert (shown["customer_sentiment_start"], shown["customer_sentiment_end"]) == (-0.5, 0.5)
+    assert (shown["topics"], shown["emotions"]) == (["refund"], ["angry"])
+    assert shown["alerts"] == ["angry_refund"]
+    assert one(warehouse, "SELECT calls FROM emotion_by_topic") == 1
+    assert one(warehouse, "SELECT score FROM agents_daily WHERE agent_id = 'agent-7'") == 75.0
+    assert one(warehouse, "SELECT calls FROM queues_daily WHERE queue = 'Support'") == 1
+    assert one(warehouse, "SELECT calls FROM topics_daily WHERE topic = 'refund'") == 1
+    assert one(
+        warehouse,
+        "SELECT groupArray((quarter, score)) FROM (SELECT * FROM emotion_course ORDER BY quarter)",
+    ) == [(1, -0.5), (4, 0.5)]
+    assert one(warehouse, "SELECT severity FROM call_alerts") == "HIGH"
+    first = one(
+        warehouse,
+        "SELECT word, start_ms, end_ms, confidence FROM call_words "
+        "WHERE segment_id = 0 AND word_id = 1",
+    )
+    assert first == ("morning", 5_300, 5_600, 0.875)
+
+
+def test_a_call_is_never_seen_in_part(warehouse: Warehouse, topics: Topics) -> None:
+    """Readers look after every single write: a transcript has all its segments or is not there."""
+    envelopes = life_of(topics, HAPPY)
+
+    class Watched(Writes):
+        def wrote(self) -> None:
+            shown = one(warehouse, "SELECT count() FROM current_transcribed")
+            assert one(warehouse, "SELECT count() FROM call_segments") == 7 * shown
+            shown = one(warehouse, "SELECT count() FROM current_enriched")
+            assert one(warehouse, "SELECT count() FROM call_findings") == 2 * shown
+            assert one(warehouse, "SELECT count() FROM call_criteria") == 3 * shown
+
+    watched = Watched(warehouse)
+    sink(watched, envelopes)
+    assert watched.count > 10
+
+
+class Writes:
+    """A warehouse that is looked at after each write."""
+
+    def __init__(self, inner: Tables) -> None:
+        self._inner = inner
+        self.count = 0
+
+    def insert(
+        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str
+    ) -> None:
+        self._inner.insert(table, columns, data, token)
+        self.count += 1
+        self.wrote()
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Result:
+        return self._inner.query(sql, parameters)
+
+    def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        self._inner.command(sql, parameters)
+        self.count += 1
+        self.wrote()
+
+    def wrote(self) -> None:
+        """After a write."""
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class StopsAfter(Writes):
+    def __init__(self, inner: Tables, writes: int) -> None:
+        super().__init__(inner)
+        self._writes = writes
+
+    def wrote(self) -> None:
+        if self.count == self._writes:
+            raise Crash
+
+
+def lives(topics: Topics) -> list[Envelope[Any]]:
+    """Two calls of which one is erased and handed in again, all in one batch."""
+    other = replace(HAPPY, call_id="other", event_id="other")
+    erased_at = NOON + timedelta(hours=1)
+    again = replace(HAPPY, published_at=NOON + timedelta(hours=2))
+    waiting = topics.wait(topics.send(other, "other"), "ingest", "not_ready")
+    erasure = e.CallErased(
+        tenant_id="acme", call_id="happy", erased_at=erased_at, requested_by="operator"
+    )
+    return [
+        *life_of(topics, other),
+        *life_of(topics, HAPPY),
+        waiting,
+        topics.refuse(waiting, "ingest", "gone"),
+        topics.send(erasure, "erasure", time=erased_at),
+        *life_of(topics, again, prefix="again/", time=NOON + timedelta(hours=2)),
+    ]
+
+
+def test_stopped_after_any_insert_and_run_again_is_one_clean_run(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    """Equal to the row, even physically: the same batch has the same tokens."""
+    batch = [*life_of(topics, HAPPY), *life_of(topics, replace(HAPPY, call_id="other"))]
+    counting = Writes(warehouse)
+    sink(counting, batch)
+    expected, rows = content(warehouse), physical(warehouse)
+    assert counting.count > 10
+    for writes in range(1, counting.count + 1):
+        empty(warehouse)
+        with pytest.raises(Crash):
+            sink(StopsAfter(warehouse, writes), batch)
+        sink(warehouse, batch)
+        assert physical(warehouse) == rows, f"stopped after write {writes}"
+    assert content(warehouse) == expected
+
+
+def test_stopped_and_run_again_in_other_batches_is_one_clean_run(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    batch = [*life_of(topics, HAPPY), *life_of(topics, replace(HAPPY, call_id="other"))]
+    sink(warehouse, batch)
+    expected = content(warehouse)
+    for writes in (5, 13):
+        empty(warehouse)
+        with pytest.raises(Crash):
+            sink(StopsAfter(warehouse, writes), batch)
+        for start in range(0, len(batch), 4):
+            sink(warehouse, batch[start : start + 4])
+        assert physical(warehouse) != counts(expected)
+        assert content(warehouse) == expected
+
+
+@pytest.mark.slow
+def test_stopped_after_any_write_of_an_erasure_and_run_again_is_one_clean_run(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    before = life_of(topics, HAPPY, prefix="before/")
+    batch = lives(topics)
+    sink(warehouse, before)
+    counting = Writes(warehouse)
+    sink(counting, batch)
+    expected, rows = content(warehouse), physical(warehouse)
+    assert counting.count > 20
+    for writes in range(1, counting.count + 1):
+        empty(warehouse)
+        sink(warehouse, before)
+        with pytest.raises(Crash):
+            sink(StopsAfter(warehouse, writes), batch)
+        sink(warehouse, batch)
+        assert content(warehouse) == expected, f"stopped after write {writes}"
+        assert physical(warehouse) == rows, f"stopped after write {writes}"
+
+
+def test_an_amendment_supersedes_in_either_order(warehouse: Warehouse, topics: Topics) -> None:
+    amended = replace(
+        HAPPY, source_updated_at=NOON, queue=e.Queue(id="sales", name="Sales"), event_id="amended"
+    )
+    old, new = life_of(topics, HAPPY), life_of(topics, amended, prefix="amended/")
+    for order in ((*old, *new), (*new, *old)):
+        empty(warehouse)
+        for envelope in order:
+            sink(warehouse, [envelope])
+        assert one(warehouse, "SELECT queue FROM calls") == "Sales"
+        assert one(warehouse, "SELECT uniqExact(transcript_id) FROM call_segments") == 1
+        assert one(warehouse, "SELECT any(transcript_id) FROM call_segments").startswith("amended")
+        assert one(warehouse, "SELECT count() FROM call_findings") == 2
+        assert one(warehouse, "SELECT count() FROM call_alerts") == 1
+
+
+def better(topics: Topics, *, generation: int) -> Envelope[Any]:
+    transcript = replace(
+        EXAMPLES["CallTranscribed"]["happy"],
+        engine=replace(EXAMPLES["CallTranscribed"]["happy"].engine, model="large-v3"),
+    )
+    return topics.send(transcript, f"transcribed/{generation}", generation=generation)
+
+
+def test_a_replayed_generation_supersedes(warehouse: Warehouse, topics: Topics) -> None:
+    sink(warehouse, [better(topics, generation=1), *life_of(topics, HAPPY)])
+    assert one(warehouse, "SELECT model FROM calls") == "large-v3"
+    assert one(warehouse, "SELECT count() FROM segments") == 14
+    assert one(warehouse, "SELECT count() FROM call_segments") == 7
+
+
+def test_a_shadow_is_stored_and_shown_once_promoted(warehouse: Warehouse, topics: Topics) -> None:
+    asked = replace(EXAMPLES["ReplayRequested"]["bytes-inside"], generation=2, shadow=True)
+    sink(warehouse, [*life_of(topics, HAPPY), topics.send(asked, "asked")])
+    sink(warehouse, [better(topics, generation=2)])
+    assert one(warehouse, "SELECT model FROM calls") == "small"
+    assert one(warehouse, "SELECT count() FROM calls_transcribed") == 2
+    promoted = replace(asked, shadow=False, requested_at=asked.requested_at + timedelta(days=1))
+    sink(warehouse, [topics.send(promoted, "promoted")])
+    assert one(warehouse, "SELECT model FROM calls") == "large-v3"
+
+
+def test_waiting_refused_and_done(warehouse: Warehouse, topics: Topics) -> None:
+    ended, recorded, transcribed, *_ = life_of(topics, HAPPY)
+    sink(warehouse, [ended, topics.wait(ended, "ingest", "not_ready", detail="404 from the host")])
+    assert one(warehouse, "SELECT state, state_reason FROM calls") == (
+        "waiting", "ingest: not_ready")  # fmt: skip
+    assert one(warehouse, "SELECT due_at FROM calls") == NOON + timedelta(minutes=1)
+    assert one(warehouse, "SELECT detail FROM call_states") == "404 from the host"
+    later = NOON + timedelta(minutes=2)
+    done = topics.send(recorded.event, "recorded", time=later, causation_id=ended.id)
+    sink(warehouse, [done])
+    assert one(warehouse, "SELECT state, state_reason, due_at FROM calls") == ("stored", "", None)
+    sink(warehouse, [topics.refuse(done, "transcribe", "corrupt_audio", time=later)])
+    assert one(warehouse, "SELECT state, state_reason FROM calls") == (
+        "failed", "transcribe: corrupt_audio")  # fmt: skip
+    assert one(warehouse, "SELECT state FROM call_states WHERE stage = 'transcribe'") == "refused"
+    letter = warehouse.query("SELECT * FROM dead_letters")
+    shown = dict(zip(letter.columns, letter.rows[0], strict=True))
+    assert (shown["stage"], shown["reason"]) == ("transcribe", "corrupt_audio")
+    assert (shown["source_topic"], shown["call_id"]) == ("calls.recorded", "happy")
+    replayed = topics.send(transcribed.event, "again", generation=1, causation_id=done.id)
+    sink(warehouse, [replayed])
+    assert one(warehouse, "SELECT state FROM calls") == "transcribed"
+
+
+def test_an_unexpected_failure_is_failed_not_refused(warehouse: Warehouse, topics: Topics) -> None:
+    ended = topics.send(HAPPY, "ended")
+    letter = topics.refuse(ended, "ingest", "unexpected", error="builtins.ZeroDivisionError")
+    sink(warehouse, [letter])
+    assert one(warehouse, "SELECT state, reason FROM call_states") == ("failed", "unexpected")
+
+
+def test_an_old_revision_that_fails_later_does_not_hide_a_newer_that_is_done(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    amended = replace(HAPPY, source_updated_at=NOON, event_id="amended")
+    old = topics.send(HAPPY, "old")
+    waits = topics.wait(old, "ingest", "not_ready", time=NOON + timedelta(hours=3))
+    sink(warehouse, [old, *life_of(topics, amended)[:2], waits])
+    assert one(warehouse, "SELECT state FROM calls") == "stored"
+
+
+def test_a_call_without_recording_says_why(warehouse: Warehouse, topics: Topics) -> None:
+    sink(warehouse, [topics.send(EXAMPLES["CallEnded"]["recording-absent"], "absent")])
+    assert one(warehouse, "SELECT state, state_reason FROM calls") == (
+        "no_recording", "absent-r1: ABSENT (not recorded)")  # fmt: skip
+    refused = replace(
+        EXAMPLES["CallRecorded"]["happy"], recordings=[],
+        refused=[e.RefusedRecording(recording_id="r", reason="not_audio")],
+    )  # fmt: skip
+    empty(warehouse)
+    sink(warehouse, [topics.send(HAPPY, "ended"), topics.send(refused, "recorded")])
+    assert one(warehouse, "SELECT state, state_reason FROM calls") == ("no_recording", "not_audio")
+
+
+def test_what_cannot_be_decoded_is_archived_byte_for_byte(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    hostile = b"\0\xff' \\ \n\t`$"
+    headers = (("x", hostile), ("x", b"second"), ("empty", b""))
+    read = topics.read(topics.message("calls.ended", b"\xff/\xfe", hostile, headers))
+    tombstone = topics.read(topics.message("calls.erased", None, None, ()))
+    assert read.problem is not None
+    assert set(sink(warehouse, [read, tombstone]).values()) == {()}
+    found = warehouse.query(
+        "SELECT key, value, header_values, problem_reason FROM events ORDER BY topic",
+        formats={"key": "bytes", "value": "bytes", "header_values": "bytes"},
+    ).rows
+    assert tuple(found[0][:3]) == (b"\xff/\xfe", hostile, [hostile, b"second", b""])
+    assert found[0][3] == "unknown_schema_id"
+    assert (found[1][0], found[1][1]) == (None, None)
+
+
+def test_a_bad_event_does_not_fail_its_batch(warehouse: Warehouse, topics: Topics) -> None:
+    good = life_of(topics, HAPPY)
+    unknown = replace(good[0], event=e.Metric(name="x", value=1.0, role=None))
+    alert = topics.send(EXAMPLES["AlertRaised"]["angry-refund"], "huge")
+    huge = replace(alert, event=replace(alert.event, revision=1 << 70))
+    batch = [good[0], unknown, *good[1:3], huge, *good[3:]]
+    outcomes = sink(warehouse, batch)
+    failed = {index for index, outcome in outcomes.items() if outcome != ()}
+    assert failed == {1, 4}
+    assert isinstance(outcomes[1], Invalid)
+    assert one(warehouse, "SELECT state FROM calls") == "enriched"
+    assert one(warehouse, "SELECT count() FROM events FINAL") == len(good)
+
+
+def test_an_outage_is_transient_for_the_whole_batch(warehouse: Warehouse, topics: Topics) -> None:
+    class Down(Writes):
+        def wrote(self) -> None:
+            if self.count == 3:
+                raise Transient("warehouse_down", "no answer")
+
+    envelopes = life_of(topics, HAPPY)
+    with pytest.raises(Transient):
+        sink(Down(warehouse), envelopes)
+    sink(warehouse, envelopes)
+    assert one(warehouse, "SELECT state FROM calls") == "enriched"
+
+
+def erasure(topics: Topics, at: datetime, id: str = "erasure") -> Envelope[Any]:
+    event = e.CallErased(tenant_id="acme", call_id="happy", erased_at=at, requested_by="operator",
+                         reason="the customer asked")  # fmt: skip
+    return topics.send(event, id, time=at)
+
+
+def test_an_erased_call_is_gone_everywhere_but_for_the_fact(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    other = replace(HAPPY, call_id="other")
+    waits = topics.wait(topics.send(HAPPY, "first"), "ingest", "not_ready")
+    sink(warehouse, [*life_of(topics, HAPPY), *life_of(topics, other), waits])
+    sink(warehouse, [erasure(topics, NOON + timedelta(hours=1))])
+    left = {
+        table: one(warehouse, f"SELECT count() FROM {table} WHERE call_id = 'happy'")
+        for table in TABLES
+    }
+    assert {table: count for table, count in left.items() if count} == {
+        "events": 1, "stage_states": 1, "calls_erased": 1}  # fmt: skip
+    assert one(warehouse, "SELECT state, reason FROM call_states WHERE call_id = 'happy'") == (
+        "erased", "the customer asked")  # fmt: skip
+    assert one(warehouse, "SELECT call_id FROM calls") == "other"
+
+
+def test_what_was_under_way_when_its_call_was_erased_stays_out(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    ended, *derived = life_of(topics, HAPPY)
+    sink(warehouse, [ended])
+    sink(warehouse, [erasure(topics, NOON + timedelta(hours=1))])
+    late = [
+        topics.send(it.event, f"late/{it.id}", time=NOON + timedelta(hours=2))
+        for it in derived
+        if not isinstance(it.event, e.AlertRaised)
+    ]
+    assert set(sink(warehouse, late).values()) == {()}
+    assert one(warehouse, "SELECT count() FROM segments") == 0
+    assert one(warehouse, "SELECT count() FROM events") == 1
+
+
+def test_an_erasure_read_before_what_it_erases(warehouse: Warehouse, topics: Topics) -> None:
+    gone = life_of(topics, HAPPY)
+    sink(warehouse, [erasure(topics, NOON + timedelta(hours=1))])
+    sink(warehouse, gone)
+    assert counts(content(warehouse, "calls", "segments")) == {"calls": 0, "segments": 0}
+
+
+def test_an_erased_call_handed_in_again_with_the_same_ids_shows_again(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    """The trap: after a DELETE the engine refuses the token that its rows came with."""
+    life = life_of(topics, HAPPY)
+    for envelope in life:
+        sink(warehouse, [envelope])
+    gone = erasure(topics, NOON + timedelta(hours=1))
+    sink(warehouse, [gone])
+    later = NOON + timedelta(hours=2)
+    for envelope in life_of(topics, replace(HAPPY, published_at=later), time=later):
+        sink(warehouse, [envelope])
+    assert one(warehouse, "SELECT state, turns, length(alerts) FROM calls") == ("enriched", 7, 1)
+    sink(warehouse, [gone])  # read again: it is over, and takes nothing of the new life
+    assert one(warehouse, "SELECT count() FROM call_segments") == 7
+
+
+def test_a_clock_that_runs_ahead_does_not_save_a_call_from_erasure(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    ahead = replace(HAPPY, published_at=datetime(2190, 1, 1, tzinfo=UTC),
+                    source_updated_at=datetime(2190, 1, 1, tzinfo=UTC))  # fmt: skip
+    sink(warehouse, life_of(topics, ahead))
+    sink(warehouse, [erasure(topics, NOON + timedelta(hours=1))])
+    assert one(warehouse, "SELECT count() FROM calls") == 0
+    assert one(warehouse, "SELECT count() FROM segments") == 0
+
+
+def test_another_sink_that_erases_meanwhile_is_noticed(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    gone = erasure(topics, NOON + timedelta(hours=1))
+
+    class Meanwhile(Writes):
+        def wrote(self) -> None:
+            if self.count == 2:
+                sink(warehouse, [gone])
+
+    sink(Meanwhile(warehouse), life_of(topics, HAPPY))
+    assert one(warehouse, "SELECT count() FROM calls") == 0
+    assert one(warehouse, "SELECT count() FROM segments") == 0
+
+
+def test_times_that_the_engine_cannot_hold_do_not_poison_their_column(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    call = replace(HAPPY, retain_until=datetime(9999, 12, 31, tzinfo=UTC))
+    ended = topics.send(call, "ended", time=datetime(1, 1, 1, tzinfo=UTC))
+    far = replace(ended, message=replace(ended.message, timestamp_ms=1 << 62))
+    sink(warehouse, [far])
+    assert one(warehouse, "SELECT retain_until FROM calls_ended").year == 2299
+    assert one(warehouse, "SELECT time, timestamp FROM events")[0].year == 1900
+
+
+def test_words_can_be_left_out(warehouse: Warehouse, topics: Topics) -> None:
+    sink(warehouse, life_of(topics, HAPPY), words=False)
+    assert one(warehouse, "SELECT count() FROM call_words") == 0
+    assert one(warehouse, "SELECT count() FROM call_segments") == 7
+    assert one(warehouse, "SELECT words FROM calls") > 0
