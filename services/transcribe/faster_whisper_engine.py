@@ -37,8 +37,9 @@ _WINDOW_MS = 30_000
 _GAP_MS = 2_000
 # The language is told of windows with this much speech; shorter ones take their predecessor's.
 _TELLING_MS = 2_000
-# A hinted language is believed from this probability, unless another one is surer than that.
-_HINTED, _SURE = 0.1, 0.8
+# The likelier hint is believed from the first probability, or where no other language reaches the
+# second.
+_HINTED, _SURE = 0.2, 0.8
 
 
 class FasterWhisperEngine:
@@ -77,8 +78,11 @@ class FasterWhisperEngine:
         self._beam_size = settings.beam_size
         self._batch_size = settings.batch_size
         self._multilingual = bool(self._model.model.is_multilingual)
+        # The library lists languages that older models have no token for.
         self.languages: Collection[str] | None = frozenset(
-            self._model.supported_languages if self._multilingual else ("en",)
+            tag
+            for tag in self._model.supported_languages
+            if not self._multilingual or self._model.hf_tokenizer.token_to_id(f"<|{tag}|>")
         )
         self._lock = Lock()
         self.identity = Identity(
@@ -167,9 +171,8 @@ class FasterWhisperEngine:
                 error
             )
         for segment in heard:
-            middle = (segment.start + segment.end) / 2 * RATE_HZ
-            number = min(int(np.searchsorted(starts, middle, "right")) - 1, len(windows) - 1)
-            number = max(0, number)
+            # `seek` is the frame (10 ms) at which the segment's window starts, give or take one.
+            number = int(np.searchsorted(starts[:-1] / (RATE_HZ / 100), segment.seek + 2)) - 1
             window = windows[number]
             shift = window[0].start_ms - round(float(starts[number]) * 1000 / RATE_HZ)
             yield from _split(segment, window, shift, language)

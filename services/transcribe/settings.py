@@ -20,7 +20,7 @@ class VadSettings(BaseModel):
     )
     min_speech_ms: int = Field(default=100, ge=0, description="Shorter bursts are no speech.")
     min_silence_ms: int = Field(
-        default=500, ge=0, description="Shorter pauses do not end a stretch."
+        default=300, ge=0, description="Shorter pauses do not end a stretch."
     )
     pad_ms: int = Field(
         default=200, ge=0, description="Margin kept on both sides of speech for the engine."

@@ -18,7 +18,7 @@ import onnxruntime  # type: ignore[import-untyped]
 
 from services.runtime.errors import Transient
 from services.transcribe.settings import VadSettings
-from services.transcribe.spans import Span, joined, within
+from services.transcribe.spans import Span, within
 
 RATE_HZ = 16_000
 FRAME = 512
@@ -76,21 +76,27 @@ class Vad:
         voiced = _hysteresis(self.probabilities(audio), settings)
         bounds = Span(0, audio.size * 1000 // RATE_HZ)
         spans = within((Span(a * FRAME_MS, b * FRAME_MS) for a, b in voiced), bounds)
-        padded = joined(
-            within(
-                (Span(s.start_ms - settings.pad_ms, s.end_ms + settings.pad_ms) for s in spans),
-                bounds,
-            )
-        )
-        return Voiced(spans, padded)
+        return Voiced(spans, _padded(spans, settings.pad_ms, bounds))
 
 
 @dataclass(frozen=True, slots=True)
 class Voiced:
-    """`spans`: the voice itself; `padded`: the same with its margins, joined, to be transcribed."""
+    """`spans`: the voice itself; `padded`: the same with margins, for an engine. Both disjoint."""
 
     spans: Sequence[Span]
     padded: Sequence[Span]
+
+
+def _padded(spans: Sequence[Span], pad_ms: int, bounds: Span) -> list[Span]:
+    """Each span with its margin; where two would meet, they share what lies between them."""
+    result: list[Span] = []
+    for number, span in enumerate(spans):
+        before = spans[number - 1].end_ms if number else bounds.start_ms - pad_ms
+        after = spans[number + 1].start_ms if number + 1 < len(spans) else bounds.end_ms + pad_ms
+        start = max(span.start_ms - pad_ms, (before + span.start_ms + 1) // 2)
+        end = min(span.end_ms + pad_ms, (span.end_ms + after) // 2)
+        result += within([Span(start, end)], bounds)
+    return result
 
 
 def _hysteresis(probabilities: Samples, settings: VadSettings) -> list[tuple[int, int]]:
