@@ -48,6 +48,7 @@ def call_ended_for(
     roles: Sequence[Role] | None = None,
     metadata: Mapping[str, Any] | None = None,
     lies_at: Path | None = None,
+    uri: str | None = None,
     clock: Callable[[], datetime] = utc_now,
 ) -> CallEnded:
     """The call whose only recording is the file at `path`.
@@ -57,7 +58,7 @@ def call_ended_for(
     short forms `language: en`, `queue: billing`, `agent_id`, `agent_name`, and
     `hold: [[start_ms, end_ms], ...]`. Symbols may be in lower case. Without times, the call ended
     when the file was last changed. `call_id` is by default made of file name and content.
-    `lies_at` is where the file will be read from, if not at `path`.
+    `lies_at` is where the file will be read from, if not at `path`; `uri` names any other place.
 
     Raises FileNotFoundError, and Invalid (`bad_metadata`) naming the key that is wrong.
     """
@@ -70,7 +71,7 @@ def call_ended_for(
     recording: dict[str, Any] = {
         "recording_id": f"{digest[:16]}",
         "status": "AVAILABLE",
-        "uri": (lies_at or path).absolute().as_uri(),
+        "uri": uri or (lies_at or path).absolute().as_uri(),
         "size_bytes": path.stat().st_size,
         "sha256": digest,
         **plain.pop("recording"),

@@ -27,6 +27,9 @@ ERROR_TRACE = "__connect.errors.exception.stacktrace"
 DEAD_REASON = "callstream.reason"
 DEAD_ATTEMPT = "callstream.attempt"
 DEAD_AT_MS = "callstream.failed_ms"
+# What an operator decided about a dead letter, and which (partition-offset).
+DEAD_ACTION = "callstream.dead.action"
+DEAD_OF = "callstream.dead.of"
 
 # Retries.
 RETRY_STAGE = "callstream.retry.stage"

@@ -1,0 +1,45 @@
+# Needs Python 3.11 or newer; everything else is installed into .venv by the targets themselves.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench clean help
+
+help:
+	@echo "make demo    ten sample calls through the whole path, on this machine, nothing before it"
+	@echo "make test    checks and tests; real Kafka, S3 and ClickHouse where they can be had"
+	@echo "make check   ruff and mypy only"
+	@echo "make bench   the figures of docs/benchmarks.md"
+	@echo "make clean   remove the environment, caches and the demo's data"
+
+demo: $(VENV)/.core
+	@$(BIN)/callstream demo
+
+test: check
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m schemas.generate --check
+
+bench: $(VENV)/.dev
+	@for file in engine codec log sink enrich; do echo "== $$file"; $(BIN)/python -m benchmarks.$$file || exit 1; done
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (once)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing with the development tools into $(VENV) (once)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.core $@
+
+clean:
+	rm -rf $(VENV) .cache .callstream .mypy_cache .pytest_cache .ruff_cache .hypothesis

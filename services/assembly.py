@@ -1,0 +1,142 @@
+"""Which parts the settings ask for, put together. The one place where services meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from schemas.events import CallEnded
+from schemas.topics import ENDED, RECORDED, TOPICS, TRANSCRIBED
+from services.enrich.handler import stage as enrich_stage
+from services.enrich.rules import load_tenant_rules
+from services.ingest.handler import stage as ingest_stage
+from services.runtime.codec import Codec, FolderRegistry
+from services.runtime.kafka_log import KafkaLog, KafkaView
+from services.runtime.log import Log, LogView, TopicPartition
+from services.runtime.loop import topics_of
+from services.runtime.objects import DirectoryObjects, Objects, S3Objects
+from services.runtime.observe import Observer
+from services.runtime.sqlite_log import SqliteLog, SqliteView
+from services.runtime.stage import Stage, utc_now
+from services.settings import Settings
+from services.sink.handler import stage as sink_stage
+from services.sink.warehouse import Warehouse
+from services.transcribe.choice import choose
+from services.transcribe.handler import stage as transcribe_stage
+
+STAGES = ("ingest", "transcribe", "enrich", "sink")
+# What each reads, retry tiers aside.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "ingest": (ENDED,),
+    "transcribe": (RECORDED,),
+    "enrich": (TRANSCRIBED,),
+    "sink": tuple(topic.name for topic in TOPICS),
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts that `settings` ask for; each is made when first used."""
+
+    settings: Settings
+
+    @cached_property
+    def objects(self) -> Objects:
+        wanted = self.settings.objects
+        if wanted.kind == "directory":
+            return DirectoryObjects(self.settings.data_dir / "objects")
+        store = S3Objects(
+            wanted.endpoint,
+            wanted.bucket,
+            access_key=wanted.access_key,
+            secret_key=wanted.secret_key.get_secret_value() if wanted.secret_key else None,
+            region=wanted.region,
+            secure=wanted.secure,
+        )
+        store.check()
+        return store
+
+    @cached_property
+    def codec(self) -> Codec:
+        return Codec(FolderRegistry(), self.objects)
+
+    @cached_property
+    def observer(self) -> Observer:
+        return Observer()
+
+    @cached_property
+    def view(self) -> LogView:
+        """The log as operators see it; on SQLite its topics are made."""
+        if self.settings.log.kind == "kafka":
+            return KafkaView(self.settings.log.kafka)
+        view = SqliteView(self.settings.log_file)
+        view.create({topic.name: self.settings.log.partitions for topic in TOPICS})
+        return view
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        return Warehouse.open(self.settings.sink)
+
+    def log(self, group: str = "", topics: Collection[str] = ()) -> Log:
+        """A member of `group`; without one, a log that only writes."""
+        if self.settings.log.kind == "kafka":
+            return KafkaLog(self.settings.log.kafka, group, topics)
+        _ = self.view
+        return SqliteLog(self.settings.log_file, group, topics)
+
+    def log_of(self, stage: Stage) -> Log:
+        return self.log(f"callstream.{stage.name}", topics_of(stage))
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name over these parts; may take long where it loads a model."""
+        return _MAKERS[name](self)
+
+    def publish(self, log: Log, call: CallEnded) -> None:
+        """Put `call` on its topic, durably; its id is the platform's own."""
+        record = self.codec.encode(
+            call, id=call.event_id, source="/callstream/submit", time=utc_now()
+        )
+        log.commit([record], {})
+
+    def lags(self) -> dict[tuple[str, str], int]:
+        """(stage, topic) -> messages the stage has not finished. Retry tiers do not count."""
+        ends = {name: self.view.ends(name) for name in self.view.partitions()}
+        lags = {}
+        for name in STAGES:
+            read = self.view.committed(f"callstream.{name}")
+            for topic in SOURCES[name]:
+                lags[name, topic] = sum(
+                    end - read.get(TopicPartition(topic, part), first)
+                    for part, (first, end) in ends.get(topic, {}).items()
+                )
+        return lags
+
+    def close(self) -> None:
+        for name in ("warehouse", "view"):
+            part = self.__dict__.pop(name, None)
+            if part is not None:
+                with suppress(Exception):
+                    part.close()
+
+
+_MAKERS: dict[str, Callable[[Parts], Stage]] = {
+    "ingest": lambda parts: ingest_stage(parts.settings.ingest, parts.objects),
+    "transcribe": lambda parts: transcribe_stage(
+        parts.settings.transcribe, parts.objects, choose(parts.settings.transcribe)
+    ),
+    "enrich": lambda parts: _enrich(parts),
+    "sink": lambda parts: sink_stage(parts.settings.sink, parts.warehouse),
+}
+
+
+def _enrich(parts: Parts) -> Stage:
+    rules, tenants = load_tenant_rules(parts.settings.enrich.rules_dir)
+    return enrich_stage(parts.settings.enrich, rules, tenant_rules=tenants)
+
+
+def project_root() -> Path:
+    """The checkout this runs from, where `samples/` lies."""
+    return Path(__file__).resolve().parent.parent

@@ -1,0 +1,473 @@
+"""The command `callstream`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemas.events import CallEnriched, CallTranscribed, Role
+from schemas.topics import TOPICS
+from services.assembly import STAGES, Parts
+from services.cli import dead_letters as dead
+from services.cli.archive import NoSuchCall, newest
+from services.cli.demo import demo as run_demo
+from services.cli.doctor import checks
+from services.cli.follow import THROUGH, follow, states
+from services.cli.show import FORMATS
+from services.enrich.handler import enrich_call
+from services.enrich.rules import load_tenant_rules
+from services.enrich.transcript_file import findings_json, parse_transcript
+from services.ingest.entrances import call_ended_for
+from services.ingest.handler import upload
+from services.loopback import Question, asking
+from services.runtime.errors import Failure, Transient
+from services.runtime.observe import HealthServer, configure_logs
+from services.runtime.stage import utc_now
+from services.serve import AlreadyRunning, embedded, serve, until_told
+from services.settings import PREFIX, Settings, WrongSetting, described, load
+
+app = typer.Typer(
+    help="Call recordings in, data people can act on out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+letters_app = typer.Typer(help="What could not be processed, and what to do about it.",
+                          no_args_is_help=True)  # fmt: skip
+app.add_typer(letters_app, name="dead-letters")
+
+out = Console()
+err = Console(stderr=True)
+
+ShowFormat = StrEnum("ShowFormat", {name: name for name in FORMATS})  # type: ignore[misc]
+TEXT = ShowFormat("text")
+StageName = StrEnum("StageName", {name: name for name in STAGES})  # type: ignore[misc]
+
+
+class TableFormat(StrEnum):
+    """How a query's answer is written."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    markdown = "markdown"
+    parquet = "parquet"
+
+
+_ENGINE_FORMAT = {
+    TableFormat.table: "PrettyCompactMonoBlock",
+    TableFormat.csv: "CSVWithNames",
+    TableFormat.json: "JSONEachRow",
+    TableFormat.markdown: "Markdown",
+    TableFormat.parquet: "Parquet",
+}
+
+
+class Stop(Exception):
+    """The command ends here; the text says why and what to do."""
+
+
+# Running
+
+
+@app.command()
+def demo(
+    samples: Annotated[
+        Path | None, typer.Option(help="Folder of sample calls; default: the checkout's own.")
+    ] = None,
+) -> None:
+    """Ten sample calls through the whole path, then what came out."""
+    settings = load()
+    _log_to_file(settings)
+    raise typer.Exit(run_demo(settings, samples, out))
+
+
+@app.command()
+def up() -> None:
+    """Run every stage in this process, on embedded parts, until Ctrl-C."""
+    settings = load()
+    configure_logs(settings.log_level)
+    with embedded(settings) as running:
+        until_told(running.stop)
+        health = HealthServer(running.parts.observer, settings.http.host, settings.http.port)
+        err.print(f"callstream is up; data in {settings.data_dir}")
+        err.print(f"  health and metrics   http://{settings.http.host}:{health.port}")
+        if settings.ingest.drop_folder is not None:
+            err.print(f"  drop recordings into {settings.ingest.drop_folder}")
+        err.print("  hand in a recording  callstream submit FILE")
+        running.stop.wait()
+        health.close()
+    if running.failed:
+        raise Stop("; ".join(f"{name}: {error}" for name, error in running.failed.items()))
+
+
+@app.command()
+def run(stage: Annotated[StageName, typer.Argument(help="Which stage.")]) -> None:
+    """Run one stage as a service, until SIGTERM."""
+    settings = load()
+    configure_logs(settings.log_level)
+    raise typer.Exit(serve([stage.value], settings, err.print))
+
+
+@app.command()
+def submit(
+    paths: Annotated[list[Path], typer.Argument(help="Audio files, or folders of them.")],
+    wait: Annotated[bool, typer.Option(help="Wait until the calls are through.")] = False,
+    call_id: Annotated[str | None, typer.Option(help="Id of the call; for one file.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose call it is.")] = None,
+    roles: Annotated[
+        str | None, typer.Option(help="Role of each channel, such as agent,customer.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Language spoken, such as en or zh.")] = None,
+) -> None:
+    """Hand in recordings. The same file twice is the same call.
+
+    Beside a recording may lie FILE.json or FILE.yaml with what telephony knows of the call: queue,
+    agent_id, channel_roles, language_hints and any other field of CallEnded.
+    """
+    settings = load()
+    files = list(_audio_files(paths))
+    if call_id is not None and len(files) > 1:
+        raise Stop(f"--call-id names one call, and {len(files)} files were given")
+    if wait:
+        _log_to_file(settings)
+    chosen = [_role(name) for name in roles.split(",")] if roles else None
+    metadata: dict[str, Any] = {"language_hints": [language]} if language else {}
+    parts = Parts(settings)
+    log = parts.log()
+    owner = tenant or settings.tenant
+    ids = []
+    for path in files:
+        call = call_ended_for(
+            path, tenant_id=owner, call_id=call_id, roles=chosen, metadata=metadata,
+            uri=upload(parts.objects, owner, path),
+        )  # fmt: skip
+        parts.publish(log, call)
+        ids.append(call.call_id)
+        out.print(f"{owner}/{call.call_id}  {path}", highlight=False, soft_wrap=True)
+    log.close()
+    parts.close()
+    if wait and not _followed(settings, owner, ids):
+        raise typer.Exit(1)
+
+
+def _followed(settings: Settings, tenant: str, ids: Sequence[str]) -> bool:
+    """Wait for the calls, running the stages here where nobody else does; whether all are good."""
+    try:
+        with embedded(settings) as running, asking(settings) as asks:
+            err.print("no `callstream up` runs on this data folder: the stages run here meanwhile")
+            known = follow(asks, tenant, ids, err, lambda: not running.stop.is_set())
+            if running.failed:
+                raise Stop("; ".join(f"{n}: {e}" for n, e in running.failed.items()))
+    except AlreadyRunning:
+        with asking(settings) as asks:
+            known = follow(asks, tenant, ids, err)
+    good = True
+    for call in ids:
+        at = known.get(call)
+        state = at.state if at else "not seen"
+        good &= state in THROUGH and state != "failed"
+        reason = f"  {at.reason}" if at and at.reason else ""
+        out.print(f"{tenant}/{call}  {state}{reason}", highlight=False, soft_wrap=True)
+    return good
+
+
+# Looking
+
+
+@app.command()
+def show(
+    call: Annotated[str, typer.Argument(help="CALL_ID, or TENANT/CALL_ID.")],
+    format: Annotated[ShowFormat, typer.Option(help="How to write it.")] = TEXT,
+) -> None:
+    """One call: who said what and when, and what was found."""
+    settings = load()
+    tenant, call_id = _call(settings, call)
+    parts = Parts(settings)
+    with asking(settings) as asks:
+        transcript = newest(asks, parts.codec, tenant, call_id, CallTranscribed)
+        if transcript is None:
+            state = states(asks, tenant, [call_id])[call_id]
+            raise Stop(f"{tenant}/{call_id} has no transcript: {state.state} {state.reason}")
+        enriched = newest(asks, parts.codec, tenant, call_id, CallEnriched)
+    sys.stdout.write(FORMATS[format.value](transcript, enriched))
+
+
+@app.command()
+def calls(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    state: Annotated[str | None, typer.Option(help="Only calls in this state.")] = None,
+    format: Annotated[TableFormat, typer.Option(help="How to write it.")] = TableFormat.table,
+) -> None:
+    """The calls: how far each is, and why it is not further."""
+    settings = load()
+    where = "WHERE state = {state:String}" if state else ""
+    sql = (
+        "SELECT tenant_id, call_id, started_at, state, state_reason, agent_name AS agent,"
+        " queue, language, turns, round(customer_sentiment, 2) AS sentiment, round(score) AS score,"
+        f" topics, alerts FROM calls {where} ORDER BY started_at DESC, call_id LIMIT {limit}"
+    )
+    with asking(settings) as asks:
+        _write(asks.ask(sql, _ENGINE_FORMAT[format], {"state": state} if state else None))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="A query, or - to read it from standard input.")],
+    format: Annotated[TableFormat, typer.Option(help="How to write it.")] = TableFormat.table,
+) -> None:
+    """Ask the warehouse. `SHOW TABLES` names the tables and views."""
+    settings = load()
+    text = sys.stdin.read() if query == "-" else query
+    with asking(settings) as asks:
+        _write(asks.ask(text.strip().rstrip(";"), _ENGINE_FORMAT[format]))
+
+
+@app.command()
+def topics(
+    create: Annotated[bool, typer.Option(help="Make the topics that are missing.")] = False,
+) -> None:
+    """The topics: what each carries, how many messages, and how far each stage has read."""
+    settings = load()
+    parts = Parts(settings)
+    view = parts.view
+    if create:
+        made = view.create({topic.name: topic.partitions for topic in TOPICS})
+        out.print(f"made: {', '.join(made)}" if made else "nothing was missing")
+    have = view.partitions()
+    committed = {name: view.committed(f"callstream.{name}") for name in STAGES}
+    table = Table("topic", "record", "partitions", "messages", *(f"{s} lag" for s in STAGES))
+    for topic in TOPICS:
+        if topic.name not in have:
+            table.add_row(topic.name, topic.record or "", "missing: topics --create")
+            continue
+        ends = view.ends(topic.name)
+        lags = []
+        for name in STAGES:
+            read = {s.partition: o for s, o in committed[name].items() if s.topic == topic.name}
+            lag = sum(end - read.get(p, first) for p, (first, end) in ends.items())
+            lags.append(str(lag) if read or name in topic.consumers else "")
+        count = sum(end - first for first, end in ends.values())
+        table.add_row(
+            topic.name, topic.record or "original bytes", str(have[topic.name]), str(count), *lags
+        )
+    out.print(table)
+    parts.close()
+
+
+@app.command()
+def config(
+    environment: Annotated[bool, typer.Option(help="As lines for a .env file.")] = False,
+) -> None:
+    """The effective settings, secrets masked."""
+    settings = load()
+    if environment:
+        for key, value, _ in described(settings):
+            name = PREFIX + key.upper().replace(".", "__")
+            out.print(f"{name}={'' if value is None else value}", highlight=False, soft_wrap=True)
+        return
+    table = Table("key", "value", "meaning")
+    for key, value, meaning in described(settings):
+        table.add_row(key, str(value), meaning)
+    out.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Check every part; each finding comes with its mend."""
+    settings = load()
+    _log_to_file(settings)
+    table = Table("part", "", "found", "mend")
+    failed = False
+    with err.status("checking"):
+        for checked in checks(settings):
+            failed |= checked.verdict == "fail"
+            colour = {"ok": "green", "warn": "yellow", "fail": "red"}[checked.verdict]
+            table.add_row(
+                checked.what, f"[{colour}]{checked.verdict}[/]", checked.found, checked.mend
+            )
+    out.print(table)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def enrich(
+    file: Annotated[Path, typer.Argument(help="Lines `agent: …` / `customer: …`, or JSON.")],
+    rules: Annotated[Path | None, typer.Option(help="Folder of rules to try.")] = None,
+) -> None:
+    """Enrich a transcript without any audio: the findings as JSON. How to try a rule."""
+    settings = load()
+    loaded, _ = load_tenant_rules(rules or settings.enrich.rules_dir)
+    try:
+        transcript = parse_transcript(file.read_text("utf-8"), call_id=file.stem)
+    except (OSError, UnicodeDecodeError) as error:
+        raise Stop(f"{file}: {error}") from error
+    enriched, alerts = enrich_call(transcript, "", loaded, utc_now(), settings.enrich)
+    sys.stdout.write(findings_json(enriched, alerts) + "\n")
+
+
+# Dead letters
+
+
+@letters_app.command("list")
+def list_letters(
+    stage: Annotated[StageName | None, typer.Option(help="Only this stage's.")] = None,
+) -> None:
+    """Every dead letter that nobody has settled."""
+    parts = Parts(load())
+    table = Table("id", "call", "stage", "topic", "when", "reason", "why")
+    count = 0
+    for letter in dead.unsettled(parts.view):
+        if stage is None or letter.stage == stage.value:
+            count += 1
+            at = letter.at.isoformat(sep=" ", timespec="seconds")
+            table.add_row(letter.id, letter.call, letter.stage, letter.topic, at, letter.reason,
+                          letter.why[:200])  # fmt: skip
+    out.print(table if count else "no dead letters")
+    parts.close()
+
+
+@letters_app.command("show")
+def show_letter(id: Annotated[str, typer.Argument(help="As `list` names it.")]) -> None:
+    """One dead letter: its headers, why it was refused, and what it says."""
+    parts = Parts(load())
+    (letter,) = _letters(parts, [id])
+    for name, value in letter.message.headers:
+        out.print(f"{name}: {value.decode('utf-8', 'replace')}", highlight=False, markup=False)
+    body = letter.message.value
+    out.print(f"\nvalue: {'null' if body is None else f'{len(body)} bytes'}", highlight=False)
+    try:
+        event = dead.original(parts.codec, letter)
+        out.print_json(json.dumps(event, default=str, ensure_ascii=False))
+    except Failure as failure:
+        out.print(f"cannot be decoded: {failure}", highlight=False, markup=False)
+        if body is not None:
+            out.print(body[:256].hex(" "), highlight=False)
+    parts.close()
+
+
+@letters_app.command("redrive")
+def redrive_letters(
+    ids: Annotated[list[str] | None, typer.Argument(help="As `list` names them.")] = None,
+    all: Annotated[bool, typer.Option("--all", help="Every one of them.")] = False,
+    stage: Annotated[StageName | None, typer.Option(help="With --all: only this stage's.")] = None,
+) -> None:
+    """Give dead letters to their stage again, after what refused them was mended."""
+    _settle(ids, all, stage, "redriven")
+
+
+@letters_app.command("drop")
+def drop_letters(
+    ids: Annotated[list[str] | None, typer.Argument(help="As `list` names them.")] = None,
+    all: Annotated[bool, typer.Option("--all", help="Every one of them.")] = False,
+    stage: Annotated[StageName | None, typer.Option(help="With --all: only this stage's.")] = None,
+) -> None:
+    """Settle dead letters without processing them; their bytes stay in the archive."""
+    _settle(ids, all, stage, "dropped")
+
+
+def _settle(ids: list[str] | None, every: bool, stage: StageName | None, action: str) -> None:
+    if bool(ids) == every:
+        raise Stop("name dead letters, or say --all")
+    parts = Parts(load())
+    letters = _letters(parts, ids)
+    if stage is not None:
+        letters = [letter for letter in letters if letter.stage == stage.value]
+    log = parts.log()
+    act = dead.redrive if action == "redriven" else dead.drop
+    act(log, letters, round(time.time() * 1000))
+    log.close()
+    parts.close()
+    out.print(f"{action}: {len(letters)}")
+
+
+def _letters(parts: Parts, ids: Sequence[str] | None) -> list[dead.DeadLetter]:
+    known = {letter.id: letter for letter in dead.unsettled(parts.view)}
+    if ids is None:
+        return list(known.values())
+    missing = [id for id in ids if id not in known]
+    if missing:
+        raise Stop(f"no unsettled dead letter {', '.join(missing)}; see `dead-letters list`")
+    return [known[id] for id in ids]
+
+
+# Small parts
+
+
+def _audio_files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.is_file() and _may_be_audio(p))
+            if not found:
+                raise Stop(f"{path}: no recordings in this folder")
+            yield from found
+        elif path.is_file():
+            yield path
+        else:
+            raise Stop(f"{path}: no such file")
+
+
+def _may_be_audio(path: Path) -> bool:
+    """Everything that is no description; what it really is, ingest finds out."""
+    described = {".json", ".jsonl", ".yaml", ".yml", ".txt", ".md", ".csv", ".rttm", ".srt"}
+    return path.suffix.lower() not in described and not path.name.startswith(".")
+
+
+def _role(name: str) -> Role:
+    try:
+        return Role(name.strip().upper())
+    except ValueError:
+        allowed = ", ".join(role.value.lower() for role in Role)
+        raise Stop(f"--roles: {name!r} is no role; allowed: {allowed}") from None
+
+
+def _call(settings: Settings, call: str) -> tuple[str, str]:
+    tenant, slash, call_id = call.partition("/")
+    return (tenant, call_id) if slash else (settings.tenant, call)
+
+
+def _write(answer: bytes) -> None:
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()
+
+
+def _log_to_file(settings: Settings) -> None:
+    """Where a person watches, log lines go to a file beside the data."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    stream = (settings.data_dir / "callstream.log").open("a", buffering=1)
+    configure_logs(settings.log_level, stream)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors that a user can mend, without a traceback."""
+    try:
+        yield
+    except (Stop, WrongSetting, AlreadyRunning, Question, NoSuchCall, Failure, ValueError) as error:
+        err.print(f"[red]error[/] {type(error).__name__ if not str(error) else ''}", end="")
+        err.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(1 if not isinstance(error, Transient) else 3) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def main() -> None:
+    """Entry point of the command."""
+    with _told():
+        app()
+
+
+if __name__ == "__main__":
+    main()

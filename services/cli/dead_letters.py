@@ -1,0 +1,132 @@
+"""Dead letters as an operator meets them: listed, looked at, sent again, dropped.
+
+The log forgets nothing, so what an operator decided is a message of its own on the dead-letter
+topic: the letter again, with `callstream.dead.action` and the place of the letter it settles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from schemas.topics import DEAD_LETTER, RETRY_TIERS
+from services.runtime import headers as h
+from services.runtime.codec import Codec
+from services.runtime.log import Log, LogView, Message, Record
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that could not be processed, and why."""
+
+    message: Message
+
+    @property
+    def id(self) -> str:
+        """Its place on the dead-letter topic: partition-offset."""
+        return f"{self.message.partition}-{self.message.offset}"
+
+    @property
+    def call(self) -> str:
+        return (self.message.key or b"").decode("utf-8", "replace")
+
+    @property
+    def at(self) -> datetime:
+        return datetime.fromtimestamp(self.message.timestamp_ms / 1000, UTC)
+
+    def header(self, name: str) -> str:
+        return self.message.header(name) or ""
+
+    @property
+    def stage(self) -> str:
+        return self.header(h.ERROR_STAGE)
+
+    @property
+    def topic(self) -> str:
+        return self.header(h.ERROR_TOPIC)
+
+    @property
+    def reason(self) -> str:
+        return self.header(h.DEAD_REASON)
+
+    @property
+    def why(self) -> str:
+        return self.header(h.ERROR_MESSAGE)
+
+    @property
+    def original_headers(self) -> tuple[tuple[str, bytes], ...]:
+        """The headers the message had before it was refused or made to wait."""
+        return tuple(
+            (name, value)
+            for name, value in self.message.headers
+            if not name.startswith(("__connect.errors.", "callstream."))
+        )
+
+
+def unsettled(view: LogView) -> Iterator[DeadLetter]:
+    """Dead letters that nobody has redriven or dropped, in the order of the topic."""
+    letters: dict[str, DeadLetter] = {}
+    for message in view.scan(DEAD_LETTER):
+        settled = message.header(h.DEAD_OF)
+        if settled is None:
+            letter = DeadLetter(message)
+            letters[letter.id] = letter
+        else:
+            letters.pop(settled, None)
+    yield from letters.values()
+
+
+def original(codec: Codec, letter: DeadLetter) -> Any:
+    """The letter's event as plain values. Raises Invalid where it cannot be decoded."""
+    message = replace(letter.message, topic=letter.topic, headers=letter.original_headers)
+    return msgspec.to_builtins(codec.decode(message).event)
+
+
+def redrive(log: Log, letters: Sequence[DeadLetter], now_ms: int) -> None:
+    """Give each letter to its stage again, at once, and to no other stage."""
+    records = []
+    for letter in letters:
+        added = {
+            h.RETRY_STAGE: letter.stage,
+            h.RETRY_REASON: "redriven",
+            h.RETRY_DETAIL: f"sent again by an operator after: {letter.why}"[:2000],
+            h.RETRY_DUE_MS: str(now_ms),
+            h.RETRY_ATTEMPT: "0",
+            h.RETRY_FIRST_MS: str(now_ms),
+            h.RETRY_TOPIC: letter.topic,
+        }
+        records.append(
+            Record(
+                RETRY_TIERS[0].topic,
+                letter.message.key,
+                letter.message.value,
+                (*letter.original_headers, *((k, v.encode()) for k, v in added.items())),
+                timestamp_ms=now_ms,
+            )
+        )
+        records.append(_settled(letter, "redriven", now_ms))
+    log.commit(records, {})
+
+
+def drop(log: Log, letters: Sequence[DeadLetter], now_ms: int) -> None:
+    """Note that nobody is to look at these again; their bytes stay in log and archive."""
+    log.commit([_settled(letter, "dropped", now_ms) for letter in letters], {})
+
+
+def _settled(letter: DeadLetter, action: str, now_ms: int) -> Record:
+    message = letter.message
+    return Record(
+        DEAD_LETTER,
+        message.key,
+        message.value,
+        (
+            *message.headers,
+            (h.DEAD_ACTION, action.encode()),
+            (h.DEAD_OF, letter.id.encode()),
+        ),
+        timestamp_ms=now_ms,
+    )

@@ -1,0 +1,139 @@
+"""What `callstream doctor` checks: each part the settings ask for, each finding with its mend."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.topics import TOPICS
+from services.assembly import Parts
+from services.enrich.rules import load_tenant_rules
+from services.loopback import asking
+from services.settings import Settings
+from services.transcribe.choice import choose
+
+_LEAST_FREE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One check's outcome; `mend` is empty where all is well."""
+
+    what: str
+    verdict: Literal["ok", "warn", "fail"]
+    found: str
+    mend: str = ""
+
+
+def checks(settings: Settings) -> Iterator[Checked]:
+    """Every check, in the order in which a call meets the parts."""
+    parts = Parts(settings)
+    try:
+        for name, check in _CHECKS.items():
+            try:
+                yield check(parts)
+            except Exception as error:
+                yield Checked(name, "fail", f"{type(error).__name__}: {error}", _MENDS[name])
+    finally:
+        parts.close()
+
+
+def _python(parts: Parts) -> Checked:
+    found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    if sys.platform == "win32":
+        return Checked("python", "fail", found, "run it on Linux or macOS, or in WSL")
+    return Checked("python", "ok", f"{found}, {os.cpu_count()} processors")
+
+
+def _data_dir(parts: Parts) -> Checked:
+    folder = parts.settings.data_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    probe.write_bytes(b"")
+    probe.unlink()
+    free = shutil.disk_usage(folder).free
+    found = f"{folder}, {free / 2**30:.1f} GiB free"
+    if free < _LEAST_FREE_BYTES:
+        return Checked("data folder", "warn", found, "make room, or set CALLSTREAM_DATA_DIR")
+    return Checked("data folder", "ok", found)
+
+
+def _log(parts: Parts) -> Checked:
+    have = parts.view.partitions()
+    missing = [topic.name for topic in TOPICS if topic.name not in have]
+    where = (
+        parts.settings.log.kafka.bootstrap
+        if parts.settings.log.kind == "kafka"
+        else str(parts.settings.log_file)
+    )
+    if missing:
+        return Checked(
+            "log", "fail", f"{where} lacks {', '.join(missing)}", "callstream topics --create"
+        )
+    return Checked("log", "ok", f"{parts.settings.log.kind}: {where}, {len(TOPICS)} topics")
+
+
+def _objects(parts: Parts) -> Checked:
+    key, body = f"doctor/{uuid.uuid4().hex}", os.urandom(64)
+    parts.objects.put(key, body)
+    same = parts.objects.get(key) == body
+    parts.objects.delete(key)
+    if not same:
+        return Checked("objects", "fail", "read back other bytes than written", _MENDS["objects"])
+    kind = parts.settings.objects.kind
+    where = parts.settings.objects.endpoint or str(parts.settings.data_dir / "objects")
+    return Checked("objects", "ok", f"{kind}: {where}: written, read back, deleted")
+
+
+def _engine(parts: Parts) -> Checked:
+    chosen = choose(parts.settings.transcribe)
+    name = chosen.engine.identity.name
+    if name in ("pocketsphinx", "stub"):
+        return Checked(
+            "engine", "warn", chosen.reason,
+            "set CALLSTREAM_TRANSCRIBE__MODEL_DIR to the folder of a CTranslate2 Whisper model, "
+            "or let the model hub be reached once",
+        )  # fmt: skip
+    return Checked("engine", "ok", chosen.reason)
+
+
+def _rules(parts: Parts) -> Checked:
+    rules, tenants = load_tenant_rules(parts.settings.enrich.rules_dir)
+    found = f"rules {rules.version}"
+    if tenants:
+        found += f"; tenants of their own: {', '.join(sorted(tenants))}"
+    return Checked("rules", "ok", found)
+
+
+def _warehouse(parts: Parts) -> Checked:
+    with asking(parts.settings) as asks:
+        count = asks.ask("SELECT version(), count() FROM calls", "TSV").decode().split()
+    where = parts.settings.sink.url or str(parts.settings.sink.path)
+    return Checked("warehouse", "ok", f"ClickHouse {count[0]} at {where}, {count[1]} calls")
+
+
+_CHECKS: dict[str, Callable[[Parts], Checked]] = {
+    "python": _python,
+    "data folder": _data_dir,
+    "log": _log,
+    "objects": _objects,
+    "engine": _engine,
+    "rules": _rules,
+    "warehouse": _warehouse,
+}
+
+_MENDS = {
+    "python": "install Python 3.11 or newer",
+    "data folder": "set CALLSTREAM_DATA_DIR to a folder that can be written",
+    "log": "see CALLSTREAM_LOG__KIND and, for Kafka, CALLSTREAM_LOG__KAFKA__BOOTSTRAP",
+    "objects": "see CALLSTREAM_OBJECTS__ENDPOINT, __BUCKET, __ACCESS_KEY and __SECRET_KEY",
+    "engine": "see CALLSTREAM_TRANSCRIBE__ENGINE and __MODEL_DIR",
+    "rules": "mend the rule file named, or unset CALLSTREAM_ENRICH__RULES_DIR",
+    "warehouse": "see CALLSTREAM_SINK__URL, or stop the other process that holds the folder",
+}

@@ -1,0 +1,83 @@
+"""Waiting for calls to come through, and showing how far they are."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from services.loopback import Asks
+
+# States in which nothing more happens to a call by itself.
+THROUGH = frozenset({"enriched", "failed", "no_recording", "erased"})
+# ... and in which it goes on only when somebody else does something, or after a while.
+WAITING = "waiting"
+
+_POLL_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a call is, and why it is not further."""
+
+    state: str
+    reason: str
+
+
+def states(asks: Asks, tenant: str, call_ids: Collection[str]) -> dict[str, State]:
+    """call_id -> state, of the calls that the warehouse knows."""
+    answer = asks.ask(
+        "SELECT call_id, state, state_reason FROM calls"
+        " WHERE tenant_id = {tenant:String} AND call_id IN {ids:Array(String)}",
+        "JSONEachRow",
+        {"tenant": tenant, "ids": sorted(call_ids)},
+    )
+    rows = [json.loads(line) for line in answer.decode().splitlines() if line]
+    return {row["call_id"]: State(row["state"], row["state_reason"]) for row in rows}
+
+
+def follow(
+    asks: Asks,
+    tenant: str,
+    call_ids: Collection[str],
+    console: Console,
+    going: Callable[[], bool] = lambda: True,
+    timeout_s: float | None = None,
+) -> Mapping[str, State]:
+    """Show progress until every call is through, waits for something outside, or time is up.
+
+    `going` says whether the stages still run; when they do not, it ends as well.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), console=console, transient=True,
+    ) as progress:  # fmt: skip
+        task = progress.add_task("calls", total=len(call_ids))
+        while True:
+            known = states(asks, tenant, call_ids)
+            through = [call for call, at in known.items() if at.state in THROUGH]
+            waiting = [call for call, at in known.items() if at.state == WAITING]
+            progress.update(task, completed=len(through), description=_described(known))
+            over = deadline is not None and time.monotonic() > deadline
+            if len(through) + len(waiting) == len(call_ids) or over or not going():
+                return known
+            time.sleep(_POLL_S)
+
+
+def _described(known: Mapping[str, State]) -> str:
+    counts: dict[str, int] = {}
+    for at in known.values():
+        counts[at.state] = counts.get(at.state, 0) + 1
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "calls"

@@ -1,0 +1,134 @@
+"""One call's transcript in the formats people and tools read. Pure functions of events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from schemas.events import CallEnriched, CallTranscribed, Segment
+
+
+def text(call: CallTranscribed, enriched: CallEnriched | None) -> str:
+    """For reading: who said what when, then what was found."""
+    engine = call.engine
+    lines = [
+        f"{call.tenant_id}/{call.call_id}   {clock(call.duration_ms)}   language {call.language}",
+        f"engine {engine.name} {engine.version}, model {engine.model or '-'}"
+        + (f": {engine.reason}" if engine.reason else ""),
+    ]
+    lines += [f"degraded: {d.kind.lower()}: {d.reason}" for d in call.degradations]
+    lines += [
+        f"not transcribed: {m.kind.lower()} {clock(m.start_ms)} to {clock(m.end_ms)}"
+        for m in call.masked
+    ]
+    lines.append("")
+    for segment in call.segments:
+        flags = "".join(f"  [{flag.lower()}]" for flag in segment.flags)
+        lines.append(f"{clock(segment.start_ms)}  {segment.speaker:>10}: {segment.text}{flags}")
+    if not call.segments:
+        lines.append("nobody was heard to speak")
+    if enriched is not None:
+        lines += ["", *_findings(enriched)]
+    return "\n".join(lines) + "\n"
+
+
+def _findings(call: CallEnriched) -> list[str]:
+    lines = []
+    for finding in call.findings:
+        at = clock(finding.evidence.start_ms)
+        lines.append(
+            f"{at}  {finding.kind.lower()} {finding.label} ({finding.role.lower()}): "
+            f"“{finding.evidence.quote}”"
+        )
+    if call.score is not None:
+        lines.append(f"score {call.score.value:.0f} of 100, by {call.score.scorecard}")
+        for criterion in call.score.criteria:
+            verdict = criterion.verdict.lower().replace("_", " ")
+            lines.append(f"  {verdict:>14}  {criterion.title}: {criterion.reason}")
+    lines += [f"alert: {alert}" for alert in call.alerts]
+    if call.summary is not None:
+        lines.append(f"summary ({call.summary.method}):")
+        lines += [f"  {sentence.text}" for sentence in call.summary.sentences]
+    return lines
+
+
+def as_json(call: CallTranscribed, enriched: CallEnriched | None) -> str:
+    """Both events, field by field."""
+    both = {"transcript": call, "enriched": enriched}
+    return json.dumps(msgspec.to_builtins(both), ensure_ascii=False, indent=1) + "\n"
+
+
+def srt(call: CallTranscribed, enriched: CallEnriched | None = None) -> str:
+    """SubRip subtitles."""
+    return "\n".join(
+        f"{number}\n{_stamp(s.start_ms, ',')} --> {_stamp(_shown_until(s), ',')}\n"
+        f"{s.speaker}: {_one_line(s.text)}\n"
+        for number, s in enumerate(call.segments, 1)
+    )
+
+
+def vtt(call: CallTranscribed, enriched: CallEnriched | None = None) -> str:
+    """WebVTT subtitles, speakers as voices."""
+    cues = [
+        f"{_stamp(s.start_ms, '.')} --> {_stamp(_shown_until(s), '.')}\n"
+        f"<v {_escaped(s.speaker)}>{_escaped(_one_line(s.text))}\n"
+        for s in call.segments
+    ]
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def tsv(call: CallTranscribed, enriched: CallEnriched | None = None) -> str:
+    """Start and end in milliseconds, speaker, role and text, separated by tabs."""
+    rows = [
+        f"{s.start_ms}\t{s.end_ms}\t{_one_line(s.speaker)}\t{s.role}\t{_one_line(s.text)}"
+        for s in call.segments
+    ]
+    return "\n".join(["start\tend\tspeaker\trole\ttext", *rows]) + "\n"
+
+
+def rttm(call: CallTranscribed, enriched: CallEnriched | None = None) -> str:
+    """NIST RTTM: who spoke when, in seconds."""
+    name = "_".join(call.call_id.split()) or "call"
+    return "".join(
+        f"SPEAKER {name} {s.channel + 1} {s.start_ms / 1000:.3f} "
+        f"{(s.end_ms - s.start_ms) / 1000:.3f} <NA> <NA> {'_'.join(s.speaker.split())} <NA> <NA>\n"
+        for s in call.segments
+    )
+
+
+FORMATS: Mapping[str, Callable[[CallTranscribed, CallEnriched | None], str]] = {
+    "text": text,
+    "json": as_json,
+    "srt": srt,
+    "vtt": vtt,
+    "tsv": tsv,
+    "rttm": rttm,
+}
+
+
+def clock(ms: int) -> str:
+    """Milliseconds as minutes and seconds, with hours where there are any."""
+    minutes, seconds = divmod(max(0, ms) // 1000, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
+
+
+def _stamp(ms: int, point: str) -> str:
+    seconds, ms = divmod(max(0, ms), 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{point}{ms:03}"
+
+
+def _shown_until(segment: Segment) -> int:
+    """Subtitles need some time to be seen at all."""
+    return max(segment.end_ms, segment.start_ms + 1)
+
+
+def _one_line(value: str) -> str:
+    return " ".join(value.split())
+
+
+def _escaped(value: Any) -> str:
+    return str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

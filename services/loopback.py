@@ -1,0 +1,163 @@
+"""How a second process asks the warehouse while the first one holds it.
+
+The embedded engine serves one process. `callstream up` therefore answers queries over HTTP on
+127.0.0.1, to whoever shows the token that lies in `data_dir/up.json`, readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from services.runtime.errors import Transient
+from services.settings import Settings
+from services.sink.warehouse import Warehouse
+
+_LARGEST_QUESTION = 1 << 20
+
+
+class Question(Exception):
+    """The warehouse refused the question; the text says why."""
+
+
+class Asks(Protocol):
+    """Whoever answers questions about the calls."""
+
+    def ask(self, sql: str, format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
+        """The answer in one of ClickHouse's formats. Raises Question, or Transient."""
+
+
+class Here:
+    """Asks a warehouse of this process."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+
+    def ask(self, sql: str, format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
+        try:
+            return self._warehouse.query_to(sql, format, parameters)  # type: ignore[arg-type]
+        except Transient:
+            raise
+        except Exception as error:
+            raise Question(_readable(error)) from error
+
+
+class There:
+    """Asks the process that runs `callstream up`."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self._url, self._token = f"http://127.0.0.1:{port}/ask", token
+
+    def ask(self, sql: str, format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
+        try:
+            answer = httpx.post(
+                self._url,
+                json={"sql": sql, "format": format, "parameters": dict(parameters or {})},
+                headers={"Authorization": f"Bearer {self._token}"},
+                timeout=httpx.Timeout(300.0, connect=5.0),
+                trust_env=False,
+            )
+        except httpx.HTTPError as error:
+            raise Transient(
+                "loopback_down", f"`callstream up` does not answer on {self._url}: {error}"
+            ) from error
+        if answer.status_code == 400:
+            raise Question(answer.text)
+        if answer.status_code != 200:
+            raise Transient("loopback_down", f"{self._url} answered {answer.status_code}")
+        return answer.content
+
+
+def _readable(error: Exception) -> str:
+    """The engine's message without its stack and version."""
+    return str(error).strip().partition("\n")[0].split(" (version ")[0]
+
+
+@contextmanager
+def asking(settings: Settings) -> Iterator[Asks]:
+    """Whoever can answer: the running suite where there is one, else the warehouse itself."""
+    if settings.sink.url is None and (there := _running(settings.data_dir)) is not None:
+        yield there
+        return
+    warehouse = Warehouse.open(settings.sink)
+    try:
+        yield Here(warehouse)
+    finally:
+        warehouse.close()
+
+
+def _running(data_dir: Path) -> There | None:
+    """The suite that runs on `data_dir`, by the lock it holds."""
+    try:
+        with (data_dir / "up.lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                pass
+        told = json.loads((data_dir / "up.json").read_text())
+        return There(int(told["port"]), str(told["token"]))
+    except FileNotFoundError:
+        return None
+
+
+class Loopback:
+    """The answering side; serves until closed."""
+
+    def __init__(self, warehouse: Warehouse, token: str) -> None:
+        self.token = token
+        asks = Here(warehouse)
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 10
+            server_version = "callstream"
+            sys_version = ""
+
+            def do_POST(self) -> None:
+                shown = self.headers.get("Authorization", "")
+                if not hmac.compare_digest(shown.encode(), f"Bearer {token}".encode()):
+                    return self._send(401, b"the token does not fit; it lies in up.json")
+                length = self.headers.get("Content-Length", "")
+                if not length.isdecimal() or int(length) > _LARGEST_QUESTION:
+                    return self._send(413, b"the question is too long")
+                try:
+                    told = json.loads(self.rfile.read(int(length)))
+                    sql, format = str(told["sql"]), str(told["format"])
+                    parameters = dict(told.get("parameters") or {})
+                except (ValueError, KeyError, TypeError):
+                    return self._send(400, b"not a question")
+                try:
+                    return self._send(200, asks.ask(sql, format, parameters))
+                except Question as refused:
+                    return self._send(400, str(refused).encode())
+                except Exception as error:
+                    return self._send(503, f"{type(error).__name__}: {error}".encode())
+
+            def _send(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Questions are not logged: they may quote callers."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,169 @@
+"""Runs stages until they are told to stop: one as a service of its own, or all in one process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from services.assembly import STAGES, Parts
+from services.ingest.entrances import DropFolder
+from services.loopback import Loopback
+from services.runtime.errors import Transient
+from services.runtime.loop import run
+from services.runtime.observe import HealthServer, configure_logs, logger
+from services.settings import Settings, WrongSetting, load
+
+
+class AlreadyRunning(Exception):
+    """Another process runs the embedded suite on this data folder."""
+
+
+class Running:
+    """Stages at work in threads of this process. `failed` says what ended one before its time."""
+
+    def __init__(self, parts: Parts, names: Sequence[str]) -> None:
+        self.parts = parts
+        self.stop = threading.Event()
+        self.failed: dict[str, BaseException] = {}
+        self._threads = [
+            threading.Thread(target=self._run, args=(name,), name=name, daemon=True)
+            for name in names
+        ]
+        folder = parts.settings.ingest.drop_folder
+        if "ingest" in names and folder is not None:
+            self._threads.append(
+                threading.Thread(target=self._watch, name="drop folder", daemon=True)
+            )
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, name: str) -> None:
+        try:
+            stage = self.parts.stage(name)
+            run(
+                stage,
+                self.parts.log_of(stage),
+                self.parts.codec,
+                self.stop,
+                self.parts.observer,
+                self.parts.settings.loop,
+            )
+        except BaseException as error:
+            self._end(name, error)
+
+    def _watch(self) -> None:
+        settings = self.parts.settings.ingest
+        try:
+            log = self.parts.log()
+            DropFolder(
+                settings.drop_folder or Path(),
+                lambda call: self.parts.publish(log, call),
+                tenant_id=settings.drop_tenant_id,
+                settle_s=settings.drop_settle_s,
+                move=settings.drop_move,
+            ).watch(self.stop)
+            log.close()
+        except BaseException as error:
+            self._end("drop folder", error)
+
+    def _end(self, name: str, error: BaseException) -> None:
+        logger("serve").error("ended", stage=name, exc_info=error)
+        self.failed[name] = error
+        self.stop.set()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+
+@contextmanager
+def embedded(settings: Settings) -> Iterator[Running]:
+    """All stages in this process, and the loopback through which other commands ask.
+
+    Raises AlreadyRunning when another process does the same on this data folder.
+    """
+    data = settings.data_dir
+    data.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        lock = stack.enter_context((data / "up.lock").open("a+"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(
+                f"`callstream up` already runs on {data}; stop it, or set CALLSTREAM_DATA_DIR"
+            ) from None
+        parts = Parts(settings)
+        stack.callback(parts.close)
+        _ = parts.view, parts.objects, parts.codec, parts.observer, parts.warehouse
+        loopback = Loopback(parts.warehouse, secrets.token_urlsafe(24))
+        stack.callback(loopback.close)
+        where = data / "up.json"
+        _write_private(where, {"port": loopback.port, "token": loopback.token, "pid": os.getpid()})
+        stack.callback(where.unlink, missing_ok=True)
+        running = Running(parts, STAGES)
+        running.start()
+        try:
+            yield running
+        finally:
+            running.stop.set()
+            running.join(settings.loop.grace_s + 5)
+
+
+def _write_private(path: Path, content: dict[str, object]) -> None:
+    """Write `content` so that only this user reads it, whole or not at all."""
+    beside = path.with_suffix(".new")
+    beside.unlink(missing_ok=True)
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(content, file)
+    beside.replace(path)
+
+
+def until_told(stop: threading.Event) -> None:
+    """Set `stop` on SIGTERM and SIGINT; a second one ends the process."""
+
+    def told(number: int, frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, told)
+    signal.signal(signal.SIGINT, told)
+
+
+def serve(names: Sequence[str], settings: Settings, say: Callable[[str], None]) -> int:
+    """Run the stages `names` until SIGTERM; the exit status."""
+    parts = Parts(settings)
+    running = Running(parts, names)
+    until_told(running.stop)
+    health = HealthServer(parts.observer, settings.http.host, settings.http.port)
+    say(f"{', '.join(names)}: health and metrics on http://{settings.http.host}:{health.port}")
+    try:
+        _ = parts.view, parts.objects, parts.codec
+        running.start()
+        running.stop.wait()
+        running.join(settings.loop.grace_s + 5)
+    finally:
+        health.close()
+        parts.close()
+    return 1 if running.failed else 0
+
+
+def main(names: Sequence[str]) -> int:
+    """What `python -m services.<stage>` does."""
+    try:
+        settings = load()
+        configure_logs(settings.log_level)
+        return serve(names, settings, lambda line: logger("serve").info(line))
+    except (WrongSetting, ValueError, Transient) as error:
+        print(error, file=sys.stderr)
+        return 2

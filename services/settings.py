@@ -1,0 +1,153 @@
+"""Every setting of the suite: environment variables CALLSTREAM_<KEY>, also from a `.env` file.
+
+Keys of a group are joined by two underscores: CALLSTREAM_INGEST__MAX_BYTES. Settings are resolved
+once, at start, and never change; a wrong one is an error that names key and value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.enrich.settings import EnrichSettings
+from services.ingest.settings import IngestSettings
+from services.runtime.kafka_log import KafkaSettings
+from services.runtime.loop import Policy
+from services.runtime.sqlite_log import PARTITIONS
+from services.sink.settings import SinkSettings
+from services.transcribe.settings import TranscribeSettings
+
+PREFIX = "CALLSTREAM_"
+
+
+class WrongSetting(Exception):
+    """A setting cannot be used; says which, its value, and what is allowed."""
+
+
+class LogSettings(BaseModel):
+    """What carries the events."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["sqlite", "kafka"] = Field(
+        "sqlite", description="sqlite: one file under data_dir. kafka: log.kafka says where."
+    )
+    partitions: int = Field(
+        PARTITIONS, ge=1, le=1024, description="Partitions of topics made in the SQLite log."
+    )
+    kafka: KafkaSettings = Field(default=KafkaSettings(), description="The Kafka cluster.")
+
+
+class ObjectSettings(BaseModel):
+    """Where audio and large bodies lie."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["directory", "s3"] = Field(
+        "directory", description="directory: data_dir/objects. s3: an S3-compatible store."
+    )
+    endpoint: str = Field("", description="host[:port] of the S3-compatible store.")
+    bucket: str = Field("callstream", description="Bucket that holds everything.")
+    access_key: str | None = Field(None, description="Absent: anonymous.")
+    secret_key: SecretStr | None = Field(None, description="Belongs to access_key.")
+    region: str = Field("us-east-1", description="Region the store signs for.")
+    secure: bool = Field(True, description="https.")
+
+
+class HttpSettings(BaseModel):
+    """/healthz, /readyz and /metrics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to serve on; nothing there is secret.")
+    port: int = Field(0, ge=0, le=65535, description="0: any free port, told in the log.")
+
+
+class Settings(BaseSettings):
+    """The whole suite's settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", env_file=".env", frozen=True,
+        extra="ignore", env_ignore_empty=True,
+    )  # fmt: skip
+
+    data_dir: Path = Field(
+        Path(".callstream"), description="Folder of everything the embedded parts keep."
+    )
+    tenant: str = Field("default", description="Tenant of calls that are submitted by hand.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="From which level log lines are written."
+    )
+    log: LogSettings = Field(default=LogSettings(), description="What carries the events.")
+    objects: ObjectSettings = Field(default=ObjectSettings(), description="Where bytes lie.")
+    loop: Policy = Field(default=Policy(), description="How stages treat time and failure.")
+    http: HttpSettings = Field(default=HttpSettings(), description="Health and metrics.")
+    ingest: IngestSettings = Field(default=IngestSettings(), description="Fetching recordings.")
+    transcribe: TranscribeSettings = Field(
+        default=TranscribeSettings(), description="Recordings to text."
+    )
+    enrich: EnrichSettings = Field(default=EnrichSettings(), description="Text to findings.")
+    sink: SinkSettings = Field(default=SinkSettings(), description="The warehouse.")
+
+    @property
+    def log_file(self) -> Path:
+        return self.data_dir / "log.db"
+
+
+def load(**overrides: Any) -> Settings:
+    """The effective settings. Raises WrongSetting.
+
+    What the embedded parts keep lies under `data_dir` unless its own key says otherwise.
+    """
+    _refuse_unknown(os.environ)
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        raise WrongSetting("\n".join(_told(error))) from error
+    data = settings.data_dir.absolute()
+    updates: dict[str, Any] = {"data_dir": data}
+    if "scratch" not in settings.ingest.model_fields_set:
+        updates["ingest"] = settings.ingest.model_copy(update={"scratch": data / "scratch"})
+    if "path" not in settings.sink.model_fields_set:
+        updates["sink"] = settings.sink.model_copy(update={"path": data / "warehouse"})
+    return settings.model_copy(update=updates)
+
+
+def _told(error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        key = PREFIX + "__".join(str(part).upper() for part in item["loc"])
+        yield f"{key}={item['input']!r}: {item['msg']}"
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    """A misspelt variable would be silently without effect."""
+    known = {PREFIX + key.upper().replace(".", "__") for key, _, _ in described(Settings())}
+    for name in environ:
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or upper in known:
+            continue
+        if any(upper.startswith(f"{key}__") or key.startswith(f"{upper}__") for key in known):
+            continue  # a key inside a mapping, or a whole group as JSON
+        near = difflib.get_close_matches(upper, sorted(known), 1)
+        hint = f"; did you mean {near[0]}?" if near else "; `callstream config` lists them"
+        raise WrongSetting(f"{name} is no setting{hint}")
+
+
+def described(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(dotted key, effective value, meaning) of every setting; secrets stay masked."""
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        key = f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            yield from described(value, f"{key}.")
+        elif isinstance(value, Policy):
+            for part in Policy.__dataclass_fields__:
+                yield f"{key}.{part}", getattr(value, part), ""
+        else:
+            yield key, value, field.description or ""
