@@ -255,16 +255,23 @@ class Near:
             ),
             key=lambda each: each[:3],
         )
-        window: deque[tuple[int, int, int, Evidence]] = deque()
-        for each in shown:
-            window.append(each)
-            while each[0] - window[0][0] > self.within_ms:
-                window.popleft()
-            if {child for _, _, child, _ in window} == set(range(len(self.of))):
-                latest = {child: evidence for _, _, child, evidence in window}
+        window: deque[tuple[int, int, Evidence]] = deque()
+        inside = [0] * len(self.of)
+        missing = len(self.of)
+        for start_ms, _, child, each in shown:
+            window.append((start_ms, child, each))
+            missing -= not inside[child]
+            inside[child] += 1
+            while start_ms - window[0][0] > self.within_ms:
+                _, gone, _ = window.popleft()
+                inside[gone] -= 1
+                missing += not inside[gone]
+            if not missing:
+                latest = {child: evidence for _, child, evidence in window}
                 evidence = tuple(latest[child] for child in range(len(self.of)))
                 quotes = " with ".join(f"“{e.quote}”" for e in evidence)
-                apart = (each[0] - window[0][0]) / 1000
+                starts = [e.start_ms for e in evidence]
+                apart = (max(starts) - min(starts)) / 1000
                 return Outcome(True, f"{quotes}, {apart:.0f} s apart", evidence)
         return Outcome(False, f"never within {self.within_ms / 1000:g} s of each other")
 

@@ -81,7 +81,10 @@ def stage(
         event: CallTranscribed = envelope.event
         chosen = own.get(event.tenant_id, rules)
         enriched, alerts = enrich_call(event, envelope.id, chosen, clock(), settings)
-        return [Output(enriched), *(Output(alert) for alert in alerts)]
+        return [
+            Output(enriched),
+            *(Output(alert, f"{envelope.id}/{alert.rule}") for alert in alerts),
+        ]
 
     return Stage(
         name="enrich",

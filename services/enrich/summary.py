@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 from schemas.events import Segment, Summary, SummarySentence
-from services.enrich.findings import Heard, Hit, place
+from services.enrich.findings import Heard, Hit, Places
 from services.enrich.lexicon import Match
 from services.enrich.rules import Cue
+
+_Placed = TypeVar("_Placed", Hit, Match)
 
 METHOD = "extractive"
 VERSION = "1"
@@ -99,11 +103,19 @@ def summarize(
         version=VERSION,
         sentences=[
             SummarySentence(
-                text=sentence.text, evidence=place(sentence.segment, sentence.start, sentence.end)
+                text=sentence.text,
+                evidence=Places(sentence.segment).evidence(sentence.start, sentence.end),
             )
             for sentence in ordered
         ],
     )
+
+
+def _within(sentence: Sentence, found: Sequence[_Placed]) -> list[_Placed]:
+    """Those of `found`, which are ordered by start, that lie within the sentence."""
+    first = bisect_left(found, sentence.start, key=lambda each: each.start)
+    after = bisect_left(found, sentence.end, key=lambda each: each.start)
+    return [each for each in found[first:after] if each.end <= sentence.end]
 
 
 def _worth(
@@ -114,18 +126,13 @@ def _worth(
     middle_ms: int,
 ) -> float:
     segment = sentence.segment
-    phrases = sum(
-        sentence.start <= hit.start and hit.end <= sentence.end
-        for hit in cued.get(segment.segment_id, ())
-    )
+    phrases = _within(sentence, cued.get(segment.segment_id, ()))
     if not phrases:
         return 0.0
     classes = {
-        match.found.label
-        for match in matches.get(segment.segment_id, ())
-        if sentence.start <= match.start and match.end <= sentence.end
+        match.found.label for match in _within(sentence, matches.get(segment.segment_id, ()))
     }
-    worth = 2.0 * min(phrases, 2) + len(classes)
+    worth = 2.0 * min(len(phrases), 2) + len(classes)
     units = len(_UNIT.findall(sentence.text))
     worth += min(units, 20) / 20 if units >= SHORT_WORDS else -1.5
     if cue.part != "anywhere":
