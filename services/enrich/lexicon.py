@@ -343,8 +343,11 @@ class Scanner:
         grammar: Grammar,
         phrase_sets: Sequence[Sequence[str]] = (),
     ) -> None:
-        self._grammar = grammar
         self._root = _Node()
+        self._emphasis = {
+            _Part.STRONGER: grammar.stronger_factor,
+            _Part.WEAKER: grammar.weaker_factor,
+        }
         self._labels: Mapping[tuple[FindingKind, str], Class] = {
             (each.kind, each.label): each for each in classes
         }
@@ -387,10 +390,8 @@ class Scanner:
                             idioms.append((at, end))
                         elif part is _Part.NEGATION:
                             negations.append((at, end, group))
-                        elif part is _Part.STRONGER:
-                            factors[end] = factors.get(end, 1.0) * self._grammar.stronger_factor
                         else:
-                            factors[end] = factors.get(end, 1.0) * self._grammar.weaker_factor
+                            factors[end] = factors.get(at, 1.0) * self._emphasis[part]
         kept = [
             match
             for kind in _CLASS_KINDS

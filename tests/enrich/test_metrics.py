@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.events import (
+    CallSegment,
+    Flag,
+    Masked,
+    Metric,
+    MomentKind,
+    Role,
+    Segment,
+    SegmentKind,
+)
+from services.enrich.metrics import (
+    METRICS,
+    converse,
+    hold_ms,
+    length,
+    masked_intervals,
+    merged,
+    unmasked,
+)
+from services.enrich.settings import EnrichSettings
+from tests.enrich.calls import call, segment, timeline
+
+A, C = Role.AGENT, Role.CUSTOMER
+SETTINGS = EnrichSettings()
+
+
+def measure(
+    segments: list[Segment],
+    masks: list[tuple[int, int]] | None = None,
+    said: dict[int, tuple[int, int]] | None = None,
+) -> dict[tuple[str, Role | None], float]:
+    conversation = converse(segments, masks or [], said or {}, SETTINGS)
+    return {(metric.name, metric.role): metric.value for metric in conversation.metrics}
+
+
+def moments(
+    segments: list[Segment], masks: list[tuple[int, int]] | None = None
+) -> list[tuple[MomentKind, int, int, Role | None]]:
+    conversation = converse(segments, masks or [], {}, SETTINGS)
+    return [(m.kind, m.start_ms, m.end_ms, m.role) for m in conversation.moments]
+
+
+def test_talk_and_turns() -> None:
+    found = measure(
+        timeline(("a", 0, 3000), ("a", 3200, 4000), ("c", 4500, 5500), ("a", 6000, 7000))
+    )
+    assert found["talk_ms", A] == 4800
+    assert found["talk_ms", C] == 1000
+    assert found["talk_share", C] == pytest.approx(1000 / 5800, abs=1e-4)
+    assert (found["turn_count", A], found["turn_count", C]) == (2, 1)
+    assert found["longest_monologue_ms", A] == 4000
+    assert found["conversation_ms", None] == 7000
+
+
+def test_a_monologue_ends_where_a_silence_begins() -> None:
+    found = measure(timeline(("a", 0, 3000), ("a", 6000, 8000), ("a", 8100, 11_000)))
+    assert found["longest_monologue_ms", A] == 5000
+
+
+def test_pace_is_per_script() -> None:
+    segments = timeline(("a", 0, 30_000), ("a", 30_000, 60_000), ("c", 60_000, 70_000))
+    found = measure(segments, said={0: (60, 0), 1: (0, 100), 2: (0, 0)})
+    assert found["words_per_minute", A] == 120
+    assert found["characters_per_minute", A] == 200
+    assert ("words_per_minute", C) not in found
+
+
+def test_silences_and_who_owed_the_word() -> None:
+    segments = timeline(
+        ("a", 0, 1000, "How can I help?"),
+        ("c", 4000, 5000, "My phone is broken."),
+        ("a", 8000, 9000, "Let me check."),
+        ("a", 12_000, 13_000, "Here it is. Is that yours?"),
+        ("a", 16_000, 17_000, "Hello?"),
+        ("c", 17_500, 18_000, "Yes."),
+        ("c", 21_000, 22_000, "Anybody there?"),
+    )
+    silent = [m for m in moments(segments) if m[0] is MomentKind.SILENCE]
+    assert silent == [
+        (MomentKind.SILENCE, 1000, 4000, C),
+        (MomentKind.SILENCE, 5000, 8000, A),
+        (MomentKind.SILENCE, 9000, 12_000, A),
+        (MomentKind.SILENCE, 13_000, 16_000, C),
+        (MomentKind.SILENCE, 18_000, 21_000, A),
+    ]
+    found = measure(segments)
+    assert found["silence_ms", None] == 15_000
+    assert found["silence_count", None] == 5
+    assert found["silence_longest_ms", None] == 3000
+    assert found["silence_share", None] == pytest.approx(15 / 22, abs=1e-4)
+
+
+def test_a_gap_of_exactly_the_limit_is_no_silence() -> None:
+    assert moments(timeline(("a", 0, 1000), ("c", 2200, 3000))) == []
+    assert len(moments(timeline(("a", 0, 1000), ("c", 2201, 3000)))) == 1
+
+
+def test_hold_is_no_silence_and_no_slow_response() -> None:
+    segments = timeline(("c", 0, 1000), ("a", 31_000, 32_000))
+    assert measure(segments)["response_max_ms", A] == 30_000
+    masks = [(1500, 30_500)]
+    assert moments(segments, masks) == []
+    found = measure(segments, masks)
+    assert found["silence_ms", None] == 0
+    assert found["response_max_ms", A] == 1000
+    assert found["conversation_ms", None] == 3000
+
+
+def test_an_announcement_is_no_silence_and_takes_no_part() -> None:
+    segments = [
+        segment("c", 0, 1000),
+        segment("i", 1000, 9000, number=1),
+        segment("a", 9000, 10_000, number=2),
+    ]
+    found = measure(segments)
+    assert found["silence_count", None] == 0
+    assert ("talk_ms", Role.IVR) not in found
+
+
+def test_response_times() -> None:
+    segments = timeline(
+        ("c", 0, 1000), ("a", 1500, 2000), ("c", 2600, 3000), ("a", 6000, 7000), ("c", 6500, 8000)
+    )
+    found = measure(segments)
+    assert found["response_mean_ms", A] == 1750
+    assert found["response_max_ms", A] == 3000
+    assert found["first_response_ms", A] == 500
+    assert found["response_mean_ms", C] == 300
+    slow = [m for m in moments(segments) if m[0] is MomentKind.SLOW_RESPONSE]
+    assert slow == [(MomentKind.SLOW_RESPONSE, 3000, 6000, A)]
+
+
+def test_who_speaks_on_through_a_word_of_the_other_does_not_respond_late() -> None:
+    found = measure(timeline(("a", 0, 10_000), ("c", 3000, 3500), ("a", 10_200, 11_000)))
+    assert found["response_max_ms", A] == 200
+
+
+def test_overlap_and_who_spoke_into_whom() -> None:
+    segments = timeline(("a", 0, 5000), ("c", 4000, 7000), ("a", 6900, 8000))
+    assert moments(segments) == [(MomentKind.OVERLAP, 4000, 5000, C)]
+    found = measure(segments)
+    assert found["overlap_ms", None] == 1100
+    assert found["overlap_share", None] == pytest.approx(1100 / 8000, abs=1e-4)
+    assert found["interruption_count", C] == 1
+    assert found["interruption_count", A] == 0
+
+
+def test_both_at_once_is_nobodys_interruption() -> None:
+    segments = timeline(("a", 1000, 3000), ("c", 1000, 3000))
+    assert moments(segments) == [(MomentKind.OVERLAP, 1000, 3000, None)]
+    found = measure(segments)
+    assert found["interruption_count", A] == found["interruption_count", C] == 0
+
+
+def test_adjoining_segments_of_one_speaker_go_on() -> None:
+    segments = timeline(("a", 0, 2000), ("c", 1000, 5000), ("a", 2000, 4000))
+    assert moments(segments) == [(MomentKind.OVERLAP, 1000, 4000, C)]
+
+
+def test_what_was_not_heard_is_not_measured() -> None:
+    segments = [
+        segment("a", 0, 1000),
+        segment("c", 1000, 9000, number=1, flags=[Flag.NO_SPEECH]),
+        segment("c", 9000, 10_000, number=2, flags=[Flag.REPEAT_LOOP]),
+    ]
+    found = measure(segments)
+    assert found["talk_ms", C] == 1000
+    assert found["silence_longest_ms", None] == 8000
+
+
+def test_nothing_heard_measures_nothing() -> None:
+    assert measure([]) == {}
+    assert measure([segment("i", 0, 1000)]) == {}
+    assert measure([segment("a", 1000, 1000)]) == {}
+
+
+def test_every_metric_is_declared() -> None:
+    segments = timeline(("a", 0, 2000), ("c", 1000, 5000), ("a", 9000, 9500))
+    names = {name for name, _ in measure(segments, said={0: (4, 0), 1: (0, 4)})}
+    assert names | {"hold_ms"} == set(METRICS)
+
+
+def test_hold_comes_from_the_intervals_else_from_the_platform() -> None:
+    event = call(segment("a", 0, 1000))
+    assert hold_ms(event) == 0
+    assert hold_ms(replace(event, call=replace(event.call, hold_ms=700))) == 700
+    part = CallSegment(kind=SegmentKind.HOLD, start_ms=100, end_ms=500)
+    known = replace(event, call=replace(event.call, hold_ms=700, segments=[part]))
+    assert hold_ms(known) == 400
+    mask = Masked(kind=SegmentKind.HOLD, start_ms=400, end_ms=600)
+    assert hold_ms(replace(known, masked=[mask])) == 500
+    assert masked_intervals(replace(known, masked=[mask])) == [(100, 600)]
+
+
+INTERVALS = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), max_size=8)
+
+
+@given(INTERVALS, st.integers(0, 100), st.integers(0, 100))
+def test_unmasked_is_what_no_mask_covers(
+    masks: list[tuple[int, int]], start: int, end: int
+) -> None:
+    covered = {at for first, last in masks for at in range(first, last)}
+    parts = unmasked(start, end, merged(masks))
+    assert [at for first, last in parts for at in range(first, last)] == [
+        at for at in range(start, end) if at not in covered
+    ]
+    assert length(merged(masks)) == len(covered)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[Segment]:
+    parts = draw(
+        st.lists(
+            st.tuples(st.sampled_from("ac"), st.integers(0, 60_000), st.integers(1, 9000)),
+            min_size=1,
+            max_size=20,
+        )
+    )
+    ordered = sorted(parts, key=lambda part: (part[1], part[0]))
+    return timeline(*((who, start, start + lasts) for who, start, lasts in ordered))
+
+
+def _values(metrics: list[Metric]) -> dict[tuple[str, Role | None], float]:
+    return {(metric.name, metric.role): metric.value for metric in metrics}
+
+
+@given(conversations(), st.integers(0, 10_000_000))
+def test_metrics_do_not_depend_on_when_the_call_starts(segments: list[Segment], shift: int) -> None:
+    masks = [(5000, 9000), (20_000, 26_000)]
+    later = [
+        replace(each, start_ms=each.start_ms + shift, end_ms=each.end_ms + shift)
+        for each in segments
+    ]
+    before = converse(segments, masks, {}, SETTINGS)
+    after = converse(later, [(s + shift, e + shift) for s, e in masks], {}, SETTINGS)
+    assert before.metrics == after.metrics
+    assert [
+        replace(m, start_ms=m.start_ms + shift, end_ms=m.end_ms + shift) for m in before.moments
+    ] == after.moments
+
+
+@given(conversations())
+def test_metrics_do_not_depend_on_which_channel_is_whose(segments: list[Segment]) -> None:
+    swapped = [replace(each, channel=1 - each.channel) for each in segments]
+    assert converse(segments, [], {}, SETTINGS) == converse(swapped, [], {}, SETTINGS)
+
+
+@given(conversations())
+def test_exchanging_the_roles_exchanges_their_metrics(segments: list[Segment]) -> None:
+    other = {A: C, C: A}
+    exchanged = [
+        replace(each, role=other[each.role], speaker=other[each.role].value.lower())
+        for each in segments
+    ]
+    before = _values(converse(segments, [], {}, SETTINGS).metrics)
+    after = _values(converse(exchanged, [], {}, SETTINGS).metrics)
+    symmetric = {"talk_ms", "talk_share", "longest_monologue_ms", "interruption_count"}
+    for (name, role), value in before.items():
+        if role is None:
+            assert after[name, None] == value
+        elif name in symmetric:
+            assert after[name, other[role]] == value
+
+
+@given(conversations())
+def test_speech_silence_and_overlap_add_up(segments: list[Segment]) -> None:
+    least = replace_silence(0)
+    found = _values(converse(segments, [], {}, least).metrics)
+    talked = sum(value for (name, _), value in found.items() if name == "talk_ms")
+    spoken = talked - found["overlap_ms", None]
+    assert spoken + found["silence_ms", None] == found["conversation_ms", None]
+
+
+def replace_silence(silence_ms: int) -> EnrichSettings:
+    return EnrichSettings.model_construct(**{**SETTINGS.model_dump(), "silence_ms": silence_ms})
