@@ -179,12 +179,12 @@ def blocks(
                 whole = whole[:, length:]
                 count -= length
             held = [whole] if count else []
-    if held:
+    if count:
         yield np.concatenate(held, axis=1)
 
 
 def _resampled(path: Path, rate: int, container: str | None) -> Iterator[Samples]:
-    """Pieces of (channels, samples) at `rate`; at least one. Channels are those of the start."""
+    """Pieces (channels, samples) at `rate`, the last empty; as many channels as at the start."""
     import numpy as np
 
     hint = (container or path.suffix.lstrip(".")).lower()
@@ -215,6 +215,7 @@ def _resampled(path: Path, rate: int, container: str | None) -> Iterator[Samples
         if resampler is None:
             raise Invalid("decodes_to_nothing", "no audio could be decoded")
         yield from planar(resampler.resample(None))
+        yield np.zeros((channels, 0), np.float32)
 
 
 def _opened(file: BinaryIO, hint: str) -> av.container.InputContainer:
@@ -227,6 +228,8 @@ def _opened(file: BinaryIO, hint: str) -> av.container.InputContainer:
         options["format_whitelist"] = _CONTAINERS
     try:
         container = av.open(file, "r", format=name, options=options, metadata_errors="replace")
+    except MemoryError:
+        raise
     except av.FFmpegError as error:
         raise Invalid("not_audio", f"no audio format is recognised ({error.strerror})") from error
     streams = container.streams.audio
@@ -259,10 +262,14 @@ def _frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
     while True:
         try:
             packet = next(packets)
+        except MemoryError:
+            raise
         except (StopIteration, av.FFmpegError):
             break
         try:
             frames = decoder.decode(packet)
+        except MemoryError:
+            raise
         except av.FFmpegError:
             continue
         yield from frames
@@ -308,13 +315,13 @@ def _child(request: str) -> None:
     asked = json.loads(request)
     limits = AudioLimits(**asked["limits"])
     av.logging.set_level(av.logging.PANIC)
+    # PyAV imports parts of itself at first use, which must be before files are closed off.
+    with suppress(Invalid):
+        _measure(BytesIO(), "mulaw", limits)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s + 5))
-    # PyAV imports parts of itself at first use, which must be before files are closed off.
-    with suppress(Invalid):
-        _measure(BytesIO(), "mulaw", limits)
     # Descriptors 0 to 2 are in use: no file and no socket can be opened from here on.
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     told: dict[str, object]
