@@ -81,6 +81,8 @@ def _call_ended(call: e.CallEnded) -> str | None:
             return f"{field} is {when.isoformat()}, without a time zone"
     if call.ended_at < call.started_at:
         return f"ended_at {call.ended_at} lies before started_at {call.started_at}"
+    if problem := _int("sip_status", call.sip_status) or _int("q850_cause", call.q850_cause):
+        return problem
     for segment in call.segments:
         if problem := _interval("segments", segment.start_ms, segment.end_ms):
             return problem
@@ -92,6 +94,10 @@ def _call_ended(call: e.CallEnded) -> str | None:
         offset = recording.start_offset_ms
         if offset is not None and abs(offset) > LONGEST_MS:
             return f"recordings: start_offset_ms is {offset}"
+        if problem := _int("recordings: channels", recording.channels) or _int(
+            "recordings: sample_rate_hz", recording.sample_rate_hz
+        ):
+            return problem
     return None
 
 
@@ -119,6 +125,10 @@ def _stored(recordings: list[e.StoredRecording]) -> str | None:
             return f"recordings: duration_ms is {stored.duration_ms}"
         if abs(stored.start_offset_ms) > LONGEST_MS:
             return f"recordings: start_offset_ms is {stored.start_offset_ms}"
+        if problem := _int("recordings: channels", stored.channels) or _int(
+            "recordings: sample_rate_hz", stored.sample_rate_hz
+        ):
+            return problem
         if stored.channels < 1 or len(stored.channel_roles) not in (0, stored.channels):
             return f"recordings: {stored.channels} channels and {len(stored.channel_roles)} roles"
     return None
@@ -136,6 +146,8 @@ def _call_transcribed(event: e.CallTranscribed) -> str | None:
             return f"segments[{number}] has segment_id {segment.segment_id}"
         if problem := _interval(f"segments[{number}]", segment.start_ms, segment.end_ms):
             return problem
+        if problem := _int(f"segments[{number}].channel", segment.channel):
+            return problem
         count = len(segment.words)
         if not len(segment.word_start_ms) == len(segment.word_end_ms) == count:
             return f"segments[{number}]: word arrays differ in length"
@@ -148,6 +160,11 @@ def _call_transcribed(event: e.CallTranscribed) -> str | None:
         if not all(0.0 <= share <= 1.0 for share in segment.word_confidence):
             return f"segments[{number}]: a word_confidence lies outside 0 to 1"
         if problem := _share(f"segments[{number}].confidence", segment.confidence):
+            return problem
+    for heard in event.channels:
+        if problem := _int("channels: channel", heard.channel) or _int(
+            "channels: same_as_channel", heard.same_as_channel
+        ):
             return problem
     for masked in event.masked:
         if problem := _interval("masked", masked.start_ms, masked.end_ms):
@@ -167,8 +184,15 @@ def _call_enriched(event: e.CallEnriched) -> str | None:
         if problem := _share(f"findings: {finding.finding_id}: confidence", finding.confidence):
             return problem
     for moment in event.moments:
-        if problem := _interval("moments", moment.start_ms, moment.end_ms):
+        if problem := _interval("moments", moment.start_ms, moment.end_ms) or _int(
+            "moments: segment_ids", *moment.segment_ids
+        ):
             return problem
+    if problem := _int("sentiments: segment_id", *(item.segment_id for item in event.sentiments)):
+        return problem
+    for point in event.course:
+        if not 1 <= point.quarter <= 4:
+            return f"course: quarter is {point.quarter}, outside 1 to 4"
     scores = [item.score for item in event.sentiments] + [point.score for point in event.course]
     for score in scores:
         if not -1.0 <= score <= 1.0:
@@ -178,8 +202,18 @@ def _call_enriched(event: e.CallEnriched) -> str | None:
 
 def _evidence(field: str, items: list[e.Evidence]) -> str | None:
     for item in items:
-        if problem := _interval(field, item.start_ms, item.end_ms):
+        if problem := _interval(field, item.start_ms, item.end_ms) or _int(
+            f"{field}: segment_ids", *item.segment_ids
+        ):
             return problem
+    return None
+
+
+def _int(field: str, *values: int | None) -> str | None:
+    """Readers of Avro differ in what they do with an int beyond 32 bits; ours lets it in."""
+    for value in values:
+        if value is not None and not -(1 << 31) <= value < 1 << 31:
+            return f"{field} is {value}, beyond 32 bits"
     return None
 
 

@@ -20,7 +20,7 @@ import fastavro
 import msgspec
 
 from schemas import events
-from schemas.checks import problem_with
+from schemas.checks import EARLIEST_YEAR, LATEST_YEAR, LONGEST_ID, problem_with
 from schemas.topics import BY_NAME, BY_RECORD, Topic
 from services.runtime import headers as h
 from services.runtime.errors import Failure, Invalid
@@ -30,11 +30,14 @@ from services.runtime.stage import Envelope, event_id
 
 # A record beyond this carries its body by claim check; brokers refuse 1,000,000 by default.
 CLAIM_CHECK_BYTES = 900_000
-# No event is larger; a claim check that says so is hostile.
+# No event is larger; a claim check that holds more is hostile.
 LARGEST_EVENT_BYTES = 256 << 20
 CONTENT_TYPE = b"application/vnd.confluent.avro"
 
 VERSIONS = Path(events.__file__).parent / "versions"
+
+# Of what a hostile message may put into an error.
+_LONGEST_DETAIL = 500
 
 _FRAME = struct.Struct(">bI")
 _TYPE = re.compile(r"callstream\.([A-Za-z]+)\.v1\Z")
@@ -87,7 +90,7 @@ class Codec:
     def __init__(self, registry: Registry, objects: Objects | None = None) -> None:
         self._registry = registry
         self._objects = objects
-        self._writers: dict[int, Any] = {}
+        self._writers: dict[int, tuple[str, Any]] = {}
         self._readers: dict[str, Any] = {}
         self._types: dict[str, type[Any]] = {
             record: getattr(events, record) for record in BY_RECORD
@@ -109,10 +112,15 @@ class Codec:
         event = self._event(message, topic.record)
         expected = f"{event.tenant_id}/{event.call_id}".encode()
         if message.key != expected:
-            raise Invalid("wrong_key", f"key is {message.key!r}, the event is about {expected!r}")
+            raise Invalid(
+                "wrong_key", f"key is {_shown(message.key)}, the event is about {expected!r}"
+            )
         about = getattr(event, "event_id", None)
-        fallback = event_id("platform", f"{event.tenant_id}/{event.call_id}/{about}", 0, 0)
-        return self._envelope(event, message, fallback if about else _id_of_bytes(message))
+        if about:
+            named = event_id("platform", f"{event.tenant_id}/{event.call_id}/{about}", 0, 0)
+        else:
+            named = _id_of_event(message)
+        return self._envelope(event, message, named)
 
     def undecodable(self, message: Message, problem: Invalid) -> Envelope[Message]:
         """An envelope for stages that take even what cannot be decoded."""
@@ -128,7 +136,7 @@ class Codec:
         if match is None or match[1] != record:
             raise Invalid(
                 "unknown_type",
-                f"{h.TYPE} is {named!r}, {message.topic} carries callstream.{record}.v1",
+                f"{h.TYPE} is {_shown(named)}, {message.topic} carries callstream.{record}.v1",
             )
 
     def _event(self, message: Message, record: str) -> Any:
@@ -141,17 +149,19 @@ class Codec:
                 "the value does not begin with byte 0 and a 4-byte schema id (Confluent framing)",
             )
         _, schema_id = _FRAME.unpack_from(value)
-        writer = self._writer(schema_id)
-        if writer["name"] != f"callstream.events.{record}":
+        name, writer = self._writer(schema_id)
+        if name != f"callstream.events.{record}":
             raise Invalid(
                 "wrong_schema",
-                f"schema id {schema_id} is {writer['name']}, {message.topic} carries {record}",
+                f"schema id {schema_id} is {name}, {message.topic} carries {record}",
             )
         dataref = message.header(h.DATAREF)
         body = value[_FRAME.size :] if dataref is None else self._claimed(dataref)
         stream = io.BytesIO(body)
         try:
-            plain = fastavro.schemaless_reader(stream, writer, self._readers[record])
+            reader = self._readers[record]
+            # Resolving a schema against its equal doubles the time (benchmarks/codec.py).
+            plain = fastavro.schemaless_reader(stream, writer, None if writer is reader else reader)
             if stream.tell() != len(body):
                 raise Invalid("not_avro", f"{len(body) - stream.tell()} bytes follow the {record}")
             event = msgspec.convert(plain, self._types[record])
@@ -162,40 +172,64 @@ class Codec:
                 "not_avro", f"the value claims more items than a {record} holds"
             ) from None
         except Exception as error:  # fastavro raises nearly anything on garbage
-            raise Invalid("not_avro", f"not a {record}: {type(error).__name__}: {error}") from error
+            detail = f"not a {record}: {type(error).__name__}: {error}"
+            raise Invalid("not_avro", detail[:_LONGEST_DETAIL]) from error
         if problem := problem_with(event):
             raise Invalid("not_valid", f"{record}: {problem}")
         return event
 
-    def _writer(self, schema_id: int) -> Any:
-        parsed = self._writers.get(schema_id)
-        if parsed is None:
-            parsed = fastavro.parse_schema(dict(self._registry.schema(schema_id)))
-            self._writers[schema_id] = parsed
-        return parsed
+    def _writer(self, schema_id: int) -> tuple[str, Any]:
+        """The full name and the parsed form of a schema; a registry may hold others' too."""
+        found = self._writers.get(schema_id)
+        if found is None:
+            schema = self._registry.schema(schema_id)
+            try:
+                parsed: Any = fastavro.parse_schema(dict(schema))
+                name = str(parsed["name"])
+            except Exception as error:  # another team's schema may be anything
+                raise Invalid(
+                    "wrong_schema", f"schema id {schema_id} is no record of ours: {error}"
+                ) from error
+            reader = self._readers.get(name.removeprefix("callstream.events."))
+            found = self._writers[schema_id] = name, reader if parsed == reader else parsed
+        return found
 
     def _claimed(self, dataref: str) -> bytes:
         match = re.fullmatch(r"claims/[0-9a-f]{2}/([0-9a-f]{64})", dataref)
         if match is None:
-            raise Invalid("bad_dataref", f"{h.DATAREF} is {dataref!r}, not claims/xx/<sha256>")
+            raise Invalid(
+                "bad_dataref", f"{h.DATAREF} is {_shown(dataref)}, not claims/xx/<sha256>"
+            )
         if self._objects is None:
             raise Invalid("bad_dataref", "the body lies in an object store, and none is configured")
         try:
             body = self._objects.get(dataref)
         except MissingObject:
             raise Invalid("missing_body", f"{dataref} is not in the object store") from None
+        if len(body) > LARGEST_EVENT_BYTES:
+            raise Invalid(
+                "too_large", f"{dataref} holds {len(body)} bytes, no event is beyond "
+                f"{LARGEST_EVENT_BYTES}",
+            )  # fmt: skip
         if hashlib.sha256(body).hexdigest() != match[1]:
             raise Invalid("wrong_body", f"{dataref} does not hold what its name says")
         return body
 
     def _envelope(self, event: Any, message: Message, fallback_id: str) -> Envelope[Any]:
         header = message.header
+        id = header(h.ID) or fallback_id
+        if len(id) > LONGEST_ID:
+            raise Invalid(
+                "bad_header", f"{h.ID} has {len(id)} characters, at most {LONGEST_ID} are allowed"
+            )
+        # A request to replay belongs to the generation it asks for, whoever set the headers.
+        generation = getattr(event, "generation", None) or _whole(message, h.GENERATION)
         trace = header(h.TRACEPARENT) or getattr(event, "traceparent", None) or ""
         return Envelope(
             event,
             message,
-            header(h.ID) or fallback_id,
-            generation=_whole(message, h.GENERATION),
+            id,
+            generation=generation,
             time=_time(message),
             causation_id=header(h.CAUSATION_ID),
             traceparent=trace if _TRACEPARENT.match(trace) else None,
@@ -226,10 +260,15 @@ class Codec:
         stream = io.BytesIO()
         plain = msgspec.to_builtins(event, builtin_types=(datetime, bytes))
         try:
-            fastavro.schemaless_writer(stream, self._writer(schema_id), plain)
+            fastavro.schemaless_writer(stream, self._writer(schema_id)[1], plain)
         except (ValueError, TypeError, OverflowError) as error:
-            raise Invalid("not_valid", f"{record}: {error}") from error
+            raise Invalid("not_valid", f"{record}: {error}"[:_LONGEST_DETAIL]) from error
         body = stream.getvalue()
+        if len(body) > LARGEST_EVENT_BYTES:
+            raise Invalid(
+                "too_large", f"{record} of {len(body)} bytes, at most {LARGEST_EVENT_BYTES} "
+                "are read again",
+            )  # fmt: skip
         subject = f"{event.tenant_id}/{event.call_id}".encode()
         named = [
             (h.SPECVERSION, b"1.0"),
@@ -270,11 +309,26 @@ def _newest(record: str) -> dict[str, Any]:
     return dict(json.loads(paths[-1].read_text()))
 
 
-def _id_of_bytes(message: Message) -> str:
+def _digest(message: Message) -> str:
     digest = hashlib.sha256()
     for part in (message.topic.encode(), message.key or b"", message.value or b""):
         digest.update(len(part).to_bytes(8, "big") + part)
-    return event_id("bytes", f"{digest.hexdigest()}", message.partition, message.offset)
+    return digest.hexdigest()
+
+
+def _id_of_event(message: Message) -> str:
+    """The same for the same event wherever it lies: delivered again, or back from a retry."""
+    return event_id("bytes", _digest(message), 0, 0)
+
+
+def _id_of_bytes(message: Message) -> str:
+    """Another for each place the same bytes lie: the same message may be refused twice."""
+    return event_id("bytes", _digest(message), message.partition, message.offset)
+
+
+def _shown(text: str | bytes | None) -> str:
+    """For an error: what a message says, not all of it if it says too much."""
+    return repr(text if text is None else text[:_LONGEST_DETAIL])
 
 
 def _whole(message: Message, name: str) -> int:
@@ -282,7 +336,7 @@ def _whole(message: Message, name: str) -> int:
     if text is None:
         return 0
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise Invalid("bad_header", f"{name} is {text!r}, not a whole number")
+        raise Invalid("bad_header", f"{name} is {_shown(text)}, not a whole number")
     return int(text)
 
 
@@ -292,9 +346,14 @@ def _time(message: Message) -> datetime:
         return _read_at(message)
     try:
         when = datetime.fromisoformat(text)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC)
+        when = (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise Invalid("bad_header", f"{h.TIME} is {text!r}, not an RFC 3339 time") from None
+        raise Invalid("bad_header", f"{h.TIME} is {_shown(text)}, not an RFC 3339 time") from None
+    if not EARLIEST_YEAR <= when.year <= LATEST_YEAR:
+        raise Invalid(
+            "bad_header", f"{h.TIME} is {_shown(text)}, outside {EARLIEST_YEAR} to {LATEST_YEAR}"
+        )
+    return when
 
 
 def _read_at(message: Message) -> datetime:
