@@ -198,14 +198,16 @@ class S3Objects:
         Makes the bucket where there is none and `create` is set. Raises Transient when the store
         does not answer.
         """
+        from minio.error import S3Error
+
         with self._errors("", settings=True):
-            if self._client.bucket_exists(self._bucket):
-                return
-            if not create:
-                raise ValueError(
-                    f"objects.bucket: there is no bucket {self._where}; create it, or name another"
-                )
-            self._client.make_bucket(self._bucket)
+            try:
+                # Listing names the reason of a refusal, which asking for the bucket does not.
+                next(iter(self._client.list_objects(self._bucket)), None)
+            except S3Error as error:
+                if not create or error.code != "NoSuchBucket":
+                    raise
+                self._client.make_bucket(self._bucket)
 
     def put(self, key: str, data: bytes) -> None:
         with self._errors(_checked(key)):
@@ -265,6 +267,8 @@ class S3Objects:
             if error.code in ("NoSuchKey", "NoSuchObject"):
                 raise MissingObject(key) from error
             mend = _MENDS.get(str(error.code))
+            if mend is None and error.response.status in (401, 403):
+                mend = "objects.access_key: the store refuses it"
             if mend is None:
                 raise Transient("objects_down", f"{self._where}: {error.code} {key}") from error
             if settings:
@@ -282,7 +286,7 @@ _MENDS = {
     "SignatureDoesNotMatch": "objects.secret_key: it does not fit the access key",
     "AccessDenied": "objects.access_key: it may not use the bucket",
     "AllAccessDisabled": "objects.access_key: it may not use the bucket",
-    "NoSuchBucket": "objects.bucket: there is none of that name",
+    "NoSuchBucket": "objects.bucket: there is none of that name; create it, or name another",
     "AuthorizationHeaderMalformed": "objects.region: the store expects another",
     "RequestTimeTooSkewed": "the clocks of this machine and the store differ",
 }
