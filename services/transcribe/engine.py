@@ -85,7 +85,9 @@ class Engine(Protocol):
         the engine tells by itself, and `hints` are the tags more likely than others.
 
         Every segment has text, lies within the audio, and starts no earlier than the one before.
-        The same input gives an equal result. Raises Transient where the device fails.
+        The same input gives an equal result. What the engine's library raises passes through: it
+        is not known whether the device or this one call is at fault, and a call that breaks an
+        engine must not hold up the others for ever.
         """
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import ctranslate2
 import faster_whisper
 import httpx
-import huggingface_hub
 import numpy as np
 from faster_whisper.utils import download_model
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from schemas.events import Engine as Identity
@@ -149,28 +149,22 @@ class FasterWhisperEngine:
         starts = np.cumsum([0, *(piece.size for piece in pieces)])
         # A pipeline remembers where speech last ended: a new one each time.
         pipeline = faster_whisper.BatchedInferencePipeline(self._model)
-        try:
-            segments, _ = pipeline.transcribe(
-                np.concatenate(pieces),
-                language=language,
-                clip_timestamps=[
-                    {"start": float(first) / RATE_HZ, "end": float(last) / RATE_HZ}
-                    for first, last in pairwise(starts)
-                ],
-                batch_size=self._batch_size,
-                beam_size=self._beam_size,
-                temperature=0.0,
-                condition_on_previous_text=False,
-                no_speech_threshold=None,
-                without_timestamps=True,
-                word_timestamps=True,
-            )
-            heard = list(segments)
-        except RuntimeError as error:
-            raise Transient("engine_failed", f"Whisper on {self.identity.device}: {error}") from (
-                error
-            )
-        for segment in heard:
+        segments, _ = pipeline.transcribe(
+            np.concatenate(pieces),
+            language=language,
+            clip_timestamps=[
+                {"start": float(first) / RATE_HZ, "end": float(last) / RATE_HZ}
+                for first, last in pairwise(starts)
+            ],
+            batch_size=self._batch_size,
+            beam_size=self._beam_size,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            no_speech_threshold=None,
+            without_timestamps=True,
+            word_timestamps=True,
+        )
+        for segment in segments:
             # `seek` is the frame (10 ms) at which the segment's window starts, give or take one.
             number = int(np.searchsorted(starts[:-1] / (RATE_HZ / 100), segment.seek + 2)) - 1
             window = windows[number]
@@ -193,7 +187,6 @@ def locate(settings: TranscribeSettings) -> tuple[Path, str]:
             )
         return settings.model_dir, "transcribe.model_dir is set"
     name = settings.model
-    repository = name if "/" in name else f"Systran/faster-whisper-{name}"
     if "/" not in name and name not in faster_whisper.available_models():
         raise ValueError(
             f"transcribe.model={name!r} is no Whisper model; one of "
@@ -204,17 +197,14 @@ def locate(settings: TranscribeSettings) -> tuple[Path, str]:
     except (LocalEntryNotFoundError, OSError):
         pass
     mend = "set transcribe.model_dir to a folder that holds it, or let the hub be reached"
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         raise Transient(
             "model_missing",
             f"transcribe.model={name!r} is not in the cache and HF_HUB_OFFLINE is set; {mend}",
         )
     try:
         # The hub's own client retries for minutes; one plain question bounds the wait.
-        httpx.head(
-            f"{huggingface_hub.constants.ENDPOINT}/{repository}/resolve/main/config.json",
-            timeout=settings.hub_timeout_s,
-        )
+        httpx.head(constants.ENDPOINT, timeout=settings.hub_timeout_s)
         return Path(download_model(name)), "its model was fetched from the hub"
     except (httpx.HTTPError, HfHubHTTPError, OSError) as error:
         raise Transient(

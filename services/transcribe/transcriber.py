@@ -49,8 +49,8 @@ class Transcriber:
     def transcribe(self, event: CallRecorded, now: datetime) -> CallTranscribed | None:
         """The transcript of `event`'s recordings; None where it has none to be made from.
 
-        Raises Invalid where audio is gone, changed or undecodable, Transient where the store or
-        the engine's device does not answer.
+        Raises Invalid where audio is gone, changed or undecodable, Transient where the store does
+        not answer.
         """
         if not event.recordings:
             return None
@@ -79,13 +79,12 @@ class Transcriber:
         tags = [primary_tag(tag) for tag in event.call.language_hints]
         return None, tuple(dict.fromkeys(tag for tag in tags if tag != UNDETERMINED))
 
-    def _unsupported(self, language: str | None, hints: Sequence[str]) -> Sequence[str]:
-        """The languages asked for, where the engine can do none of them."""
+    def _unsupported(self, language: str | None, hints: Sequence[str]) -> tuple[list[str], bool]:
+        """Languages of the call that are beyond the engine, and whether they are all it has."""
         supported = self.chosen.engine.languages
         asked = [language] if language is not None else list(hints)
-        if supported is None or any(tag in supported for tag in asked):
-            return []
-        return asked
+        beyond = [tag for tag in asked if supported is not None and tag not in supported]
+        return beyond, bool(beyond) and beyond == asked
 
     def _heard(
         self,
@@ -146,7 +145,7 @@ class Transcriber:
         language: str | None,
         hints: Sequence[str],
     ) -> RecordingResult:
-        unsupported = self._unsupported(language, hints)
+        _, beyond_all = self._unsupported(language, hints)
         channels: list[ChannelResult] = []
         for samples, original in zip(audio, same_audio(audio), strict=True):
             if original is not None:
@@ -158,7 +157,7 @@ class Transcriber:
                 span for span in without(voiced.padded, masks) if span.length_ms >= _SHORTEST_MS
             ]
             heard = None
-            if not unsupported:
+            if not beyond_all:
                 heard = (
                     self.chosen.engine.transcribe(samples, spans, language, hints)
                     if spans
@@ -201,13 +200,18 @@ class Transcriber:
                 if channel.heard is not None:
                     heard.append(channel.heard)
                     segments += self._segments(event, recording, number, who, channel.heard)
-        asked = self._unsupported(language, hints)
-        if asked:
+        beyond, beyond_all = self._unsupported(language, hints)
+        if beyond:
+            effect = (
+                "no text was made up in another language"
+                if beyond_all
+                else "such speech comes out as wrong words of another language"
+            )
             problems.append(
                 (
                     DegradationKind.LANGUAGE_UNSUPPORTED,
-                    f"{self.chosen.engine.identity.name} cannot transcribe {', '.join(asked)}; "
-                    "no text was made up in another language",
+                    f"{self.chosen.engine.identity.name} cannot transcribe {', '.join(beyond)}: "
+                    f"{effect}",
                 )
             )
         segments.sort(key=lambda s: (s.start_ms, s.channel, s.recording_id, s.end_ms))
@@ -227,7 +231,7 @@ class Transcriber:
                 ),
             ),
             engine=replace(self.chosen.engine.identity, reason=self.chosen.reason),
-            language=asked[0] if asked else spoken,
+            language=beyond[0] if beyond_all else spoken,
             language_confidence=sure,
             segments=[replace(s, segment_id=number) for number, s in enumerate(segments)],
             masked=masks,

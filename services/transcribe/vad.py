@@ -73,10 +73,8 @@ class Vad:
 
     def speech(self, audio: Samples, settings: VadSettings) -> Voiced:
         """Where a voice is heard in 16 kHz mono `audio`."""
-        voiced = _hysteresis(self.probabilities(audio), settings)
-        bounds = Span(0, audio.size * 1000 // RATE_HZ)
-        spans = within((Span(a * FRAME_MS, b * FRAME_MS) for a, b in voiced), bounds)
-        return Voiced(spans, _padded(spans, settings.pad_ms, bounds))
+        length_ms = audio.size * 1000 // RATE_HZ
+        return stretches(self.probabilities(audio), length_ms, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +83,14 @@ class Voiced:
 
     spans: Sequence[Span]
     padded: Sequence[Span]
+
+
+def stretches(probabilities: Samples, length_ms: int, settings: VadSettings) -> Voiced:
+    """The voice in audio of `length_ms` whose frames speak with these `probabilities`."""
+    bounds = Span(0, length_ms)
+    voiced = _hysteresis(probabilities, settings)
+    spans = within((Span(a * FRAME_MS, b * FRAME_MS) for a, b in voiced), bounds)
+    return Voiced(spans, _padded(spans, settings.pad_ms, bounds))
 
 
 def _padded(spans: Sequence[Span], pad_ms: int, bounds: Span) -> list[Span]:

@@ -1,0 +1,156 @@
+"""One contract, every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from services.transcribe.engine import Engine, Heard, primary_tag
+from services.transcribe.faster_whisper_engine import FasterWhisperEngine
+from services.transcribe.pocketsphinx_engine import PocketSphinxEngine
+from services.transcribe.settings import TranscribeSettings
+from services.transcribe.spans import Span
+from services.transcribe.stub_engine import StubEngine
+from tests.transcribe.fake_engine import FakeEngine
+from tests.transcribe.sounds import Samples, noise, silence, speech
+from tests.transcribe.whisper_model import build
+
+SAID = np.concatenate([silence(0.5), speech(0, seconds=4.0), silence(34.0), speech(1, 4.4, 3.0)])
+SPANS = [Span(700, 1_900), Span(1_900, 2_900), Span(38_600, 40_000)]
+LONG = [Span(0, 41_000)]
+
+
+@pytest.fixture(scope="module")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="module", params=["fake", "stub", "pocketsphinx", "whisper", "batched"])
+def engine(request: pytest.FixtureRequest, whisper_folder: Path) -> Engine:
+    def whisper(batch_size: int) -> Engine:
+        return FasterWhisperEngine(
+            whisper_folder,
+            TranscribeSettings(model_dir=whisper_folder, beam_size=2, batch_size=batch_size),
+        )
+
+    makers: dict[str, Callable[[], Engine]] = {
+        "fake": FakeEngine,
+        "stub": StubEngine,
+        "pocketsphinx": PocketSphinxEngine,
+        "whisper": lambda: whisper(1),
+        "batched": lambda: whisper(4),
+    }
+    return makers[request.param]()
+
+
+def check(heard: Heard, audio: Samples) -> None:
+    length_ms = audio.size // 16
+    for segment in heard.segments:
+        assert segment.text == segment.text.strip() != ""
+        assert 0 <= segment.start_ms <= segment.end_ms <= length_ms
+        for probability in (segment.confidence, segment.no_speech):
+            assert probability is None or 0.0 <= probability <= 1.0
+        assert segment.logprob is None or segment.logprob <= 0.0
+        for word in segment.words or ():
+            assert word.text
+            assert word.confidence is None or 0.0 <= word.confidence <= 1.0
+    for before, after in pairwise(heard.segments):
+        assert before.start_ms <= after.start_ms
+
+
+@pytest.mark.parametrize("spans", [SPANS, LONG], ids=["turns", "long"])
+@pytest.mark.parametrize("asked", [{"language": "en"}, {"hints": ("en", "zh")}], ids=str)
+def test_segments_are_in_order_and_within_the_audio(
+    engine: Engine, spans: list[Span], asked: dict[str, str]
+) -> None:
+    heard = engine.transcribe(SAID, spans, **asked)
+    assert heard.segments
+    check(heard, SAID)
+
+
+def test_no_spans_give_no_segments(engine: Engine) -> None:
+    assert engine.transcribe(SAID, []).segments == ()
+    assert engine.transcribe(silence(0), []).segments == ()
+
+
+def test_the_same_input_gives_the_same_result_whatever_came_between(engine: Engine) -> None:
+    first = engine.transcribe(SAID, SPANS)
+    engine.transcribe(noise(1), [Span(0, 1_000)])
+    assert engine.transcribe(SAID, SPANS) == first
+
+
+def test_what_lies_outside_the_spans_changes_nothing(engine: Engine) -> None:
+    spans = [Span(700, 2_000)]
+    other = SAID.copy()
+    other[5 * 16_000 :] = noise(SAID.size / 16_000 - 5, 0.3)
+    assert engine.transcribe(other, spans).segments == engine.transcribe(SAID, spans).segments
+
+
+def test_two_threads_do_not_disturb_each_other(engine: Engine) -> None:
+    alone = engine.transcribe(SAID, SPANS)
+    results: list[Heard] = []
+    threads = [
+        Thread(target=lambda: results.append(engine.transcribe(SAID, SPANS))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [alone, alone]
+
+
+def test_what_made_it_is_said(engine: Engine) -> None:
+    identity = engine.identity
+    assert identity.name
+    assert identity.version
+    assert identity.model
+    assert identity.reason == ""
+    assert engine.languages is None or "en" in engine.languages
+
+
+def test_pocketsphinx_understands_clean_english() -> None:
+    heard = PocketSphinxEngine().transcribe(SAID, [Span(38_600, 41_400)], hints=("en",))
+    words = " ".join(segment.text for segment in heard.segments).split()
+    assert set(words) & {"ordered", "jacket", "last", "week", "hello"}
+    assert heard.language == "en"
+    assert not any(word.startswith(("<", "[")) or "(" in word for word in words)
+
+
+def test_whisper_takes_the_language_from_the_hints(whisper_folder: Path) -> None:
+    settings = TranscribeSettings(model_dir=whisper_folder, beam_size=1)
+    engine = FasterWhisperEngine(whisper_folder, settings)
+    # Random weights are sure of nothing, so the likelier hint is taken.
+    hinted = engine.transcribe(SAID, SPANS, hints=("zh",))
+    assert hinted.language == "zh"
+    assert hinted.language_confidence is not None
+    assert {segment.language for segment in hinted.segments} == {"zh"}
+    given = engine.transcribe(SAID, SPANS, language="fr")
+    assert (given.language, given.language_confidence) == ("fr", None)
+
+
+def test_whisper_is_known_by_the_content_of_its_files(whisper_folder: Path, tmp_path: Path) -> None:
+    settings = TranscribeSettings(beam_size=1)
+    one = FasterWhisperEngine(whisper_folder, settings).identity
+    same = FasterWhisperEngine(build(tmp_path / "same"), settings).identity
+    other = FasterWhisperEngine(build(tmp_path / "other", seed=2), settings).identity
+    assert one.model_revision == same.model_revision != other.model_revision
+
+
+def test_the_stub_says_what_it_is() -> None:
+    heard = StubEngine().transcribe(SAID, SPANS, hints=("en",))
+    assert StubEngine.identity.name == "stub"
+    assert heard.language == "en"
+    assert len({segment.text for segment in heard.segments}) == len(SPANS)
+
+
+@pytest.mark.parametrize(
+    ("tag", "primary"),
+    [("en-US", "en"), ("zh_CN", "zh"), ("cmn-Hans", "zh"), ("YUE", "yue"), ("", "und")],
+)
+def test_primary_tags(tag: str, primary: str) -> None:
+    assert primary_tag(tag) == primary
