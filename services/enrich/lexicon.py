@@ -178,7 +178,8 @@ def _texts(phrase: str, at: int, closing: str) -> tuple[list[str], int]:
     return chosen + heads, at
 
 
-def spell_out(phrase: str) -> list[tuple[str, ...]]:
+@lru_cache(maxsize=8_192)
+def spell_out(phrase: str) -> tuple[tuple[str, ...], ...]:
     """Every token sequence `phrase` stands for; "..." in a sequence is a gap.
 
     Raises ValueError saying what is wrong: unbalanced brackets, nothing to match, a gap at an end,
@@ -200,7 +201,7 @@ def spell_out(phrase: str) -> list[tuple[str, ...]]:
                 sequence.append("...")
             sequence += words
         forms[tuple(sequence)] = None
-    return list(forms)
+    return tuple(forms)
 
 
 class _Part(Enum):
@@ -212,9 +213,9 @@ class _Part(Enum):
     WEAKER = "weaker"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Class:
-    """A class of a lexicon: what it is called and the phrases that show it."""
+    """A class of a lexicon: what it is called and the phrases that show it. Equal only to itself."""
 
     kind: FindingKind
     label: str
@@ -334,7 +335,8 @@ class Scanner:
     """Finds classes and phrases in texts. Immutable once made, safe to share between threads.
 
     Within a kind, a match inside a longer one (of a class or an idiom) does not count: 满意 in
-    不满意 is nothing. Phrase sets are independent of each other and of everything else.
+    不满意 is nothing; matches of one class never overlap. A phrase set is independent of everything
+    else, and what it finds inside a longer find of its own does not count either.
     """
 
     def __init__(
@@ -370,8 +372,8 @@ class Scanner:
         tokens = tokenize(text)
         texts = tokens.texts
         first = self._root.next
-        phrases: list[PhraseMatch] = []
-        classes: list[tuple[int, int, Class]] = []
+        said: dict[int, dict[tuple[int, int, int], None]] = {}
+        classes: dict[tuple[int, int, Class], None] = {}
         idioms: list[tuple[int, int]] = []
         negations: list[tuple[int, int, int]] = []
         factors: dict[int, float] = {}
@@ -381,9 +383,9 @@ class Scanner:
             for end, entries in self._root.walk(texts, at):
                 for entry in entries:
                     if isinstance(entry, Class):
-                        classes.append((at, end, entry))
+                        classes[at, end, entry] = None
                     elif isinstance(entry, int):
-                        phrases.append(PhraseMatch(entry, tokens.starts[at], tokens.ends[end - 1]))
+                        said.setdefault(entry, {})[at, end, entry] = None
                     else:
                         part, group = entry
                         if part is _Part.IDIOM:
@@ -392,6 +394,12 @@ class Scanner:
                             negations.append((at, end, group))
                         else:
                             factors[end] = factors.get(at, 1.0) * self._emphasis[part]
+        phrases = [
+            PhraseMatch(number, tokens.starts[at], tokens.ends[end - 1])
+            for spans in said.values()
+            for at, end, number in (_outermost(list(spans), ()) if len(spans) > 1 else spans)
+        ]
+        phrases.sort(key=lambda match: (match.start, match.end, match.phrases))
         kept = [
             match
             for kind in _CLASS_KINDS
@@ -404,21 +412,13 @@ class Scanner:
             if turned := (at in negated and found.negated is not None):
                 stands_for = self._labels.get((found.kind, found.negated or ""))
             if stands_for is not None:
-                matches.append(
-                    Match(
-                        stands_for,
-                        tokens.starts[negated[at] if turned else at],
-                        tokens.ends[end - 1],
-                        factors.get(at, 1.0),
-                        turned,
-                    )
-                )
-        matches.sort(key=lambda match: (match.start, match.end, match.found.label))
-        phrases.sort(key=lambda match: (match.start, match.end, match.phrases))
+                start = tokens.starts[negated[at] if turned else at]
+                factor = factors.get(at, 1.0)
+                matches.append(Match(stands_for, start, tokens.ends[end - 1], factor, turned))
         han = sum(1 for token in texts if _is_han(token))
         marks = texts.count(SENTENCE_END) + texts.count(CLAUSE_END)
         written_out = sum(1 for a, b in pairwise(tokens.starts) if a == b)
-        return Scan(matches, phrases, len(texts) - han - marks - written_out, han)
+        return Scan(_apart(matches), phrases, len(texts) - han - marks - written_out, han)
 
     def _negated(
         self,
@@ -439,6 +439,18 @@ class Scanner:
                     reached.setdefault(position, []).append(start)
                 at = after
         return {at: starts[0] for at, starts in reached.items() if len(starts) % 2}
+
+
+def _apart(matches: Iterable[Match]) -> list[Match]:
+    """In order; of overlapping matches of one class the first: 去投诉 and 投诉你 are one threat."""
+    found: list[Match] = []
+    until: dict[tuple[FindingKind, str], int] = {}
+    for match in sorted(matches, key=lambda each: (each.start, -each.end, each.found.label)):
+        name = (match.found.kind, match.found.label)
+        if match.start >= until.get(name, 0):
+            found.append(match)
+            until[name] = match.end
+    return found
 
 
 def _is_han(token: str) -> bool:
