@@ -215,7 +215,7 @@ class _Part(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Class:
-    """A class of a lexicon: what it is called and the phrases that show it. Equal only to itself."""
+    """A class of a lexicon and the phrases that show it. Equal only to itself."""
 
     kind: FindingKind
     label: str

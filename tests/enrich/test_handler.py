@@ -4,8 +4,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from schemas.events import AlertRaised, CallEnriched, CallTranscribed, Evidence
+from schemas.checks import problem_with
+from schemas.events import AlertRaised, CallEnriched, CallTranscribed, Evidence, Flag, Segment
 from schemas.examples import EXAMPLES
 from schemas.topics import BY_RECORD
 from services.enrich.handler import enrich_call, stage
@@ -44,6 +47,8 @@ def test_every_example_twice_gives_the_same(name: str) -> None:
     alerts = [output.event for output in outputs[1:]]
     assert [alert.rule for alert in alerts] == enriched.alerts
     assert len({finding.finding_id for finding in enriched.findings}) == len(enriched.findings)
+    for output in outputs:
+        assert problem_with(output.event) is None
     for evidence in _evidence(enriched, alerts):
         _check(evidence, event)
 
@@ -129,3 +134,44 @@ def test_an_eight_hour_call_of_one_segment_is_handled() -> None:
     assert len(enriched.findings) == 18_000
     assert [alert.rule for alert in alerts] == ["angry_refund"]
     assert len(alerts[0].evidence) == 2
+
+
+PIECES = ["I am angry", "不满意", "refund", "?", "我要投诉", "well", "thank you", "不", "not", ""]
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> list[Segment]:
+    found: list[Segment] = []
+    for number in range(draw(st.integers(0, 12))):
+        start = draw(st.integers(0, 100_000))
+        text = " ".join(draw(st.lists(st.sampled_from(PIECES), max_size=5)))
+        words = text.split() if draw(st.booleans()) else []
+        lasts = draw(st.integers(0, 20_000))
+        step = lasts // max(len(words), 1)
+        found.append(
+            segment(
+                draw(st.sampled_from("acui")),
+                start,
+                start + lasts,
+                text,
+                number,
+                channel=draw(st.integers(0, 1)),
+                language=draw(st.sampled_from(["en", "zh", "und", "de", "en-GB"])),
+                flags=draw(st.lists(st.sampled_from(list(Flag)), max_size=1)),
+                words=words,
+                word_start_ms=[start + i * step for i in range(len(words))],
+                word_end_ms=[start + (i + 1) * step for i in range(len(words))],
+            )
+        )
+    return sorted(found, key=lambda each: (each.start_ms, each.channel))
+
+
+@given(segments())
+def test_any_call_gives_sound_events_and_the_same_twice(parts: list[Segment]) -> None:
+    event = call(*parts)
+    enriched, alerts = enrich_call(event, "t", RULES, NOW, EnrichSettings())
+    assert (enriched, alerts) == enrich_call(event, "t", RULES, NOW, EnrichSettings())
+    assert [problem_with(each) for each in (enriched, *alerts)] == [None] * (1 + len(alerts))
+    assert len({finding.finding_id for finding in enriched.findings}) == len(enriched.findings)
+    for evidence in _evidence(enriched, alerts):
+        _check(evidence, event)
