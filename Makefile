@@ -25,7 +25,7 @@ check: $(VENV)/.dev
 	@$(BIN)/python -m schemas.generate --check
 
 bench: $(VENV)/.dev
-	@for file in engine codec log sink enrich; do echo "== $$file"; $(BIN)/python -m benchmarks.$$file || exit 1; done
+	@for file in path codec log sink enrich; do echo "== $$file"; $(BIN)/python -m benchmarks.$$file || exit 1; done
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

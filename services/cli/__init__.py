@@ -1,0 +1,1 @@
+"""The command `callstream`: what people type, and what they get to read."""
