@@ -22,6 +22,9 @@ class VadSettings(BaseModel):
     min_silence_ms: int = Field(
         default=300, ge=0, description="Shorter pauses do not end a stretch."
     )
+    max_speech_s: int = Field(
+        default=30, ge=1, description="Longer stretches are parted where speech is least likely."
+    )
     pad_ms: int = Field(
         default=200, ge=0, description="Margin kept on both sides of speech for the engine."
     )

@@ -7,7 +7,7 @@ The model is Silero VAD v6, which lies inside the faster-whisper wheel: it reads
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ RATE_HZ = 16_000
 FRAME = 512
 FRAME_MS = FRAME * 1000 // RATE_HZ
 _CONTEXT = 64
-# Frames per run of the network: five minutes, so that a long call needs no more memory.
-_RUN = 9_375
+# Frames per run of the network: a minute, so that a long call needs no more memory.
+_RUN = 1_875
 
 Samples = npt.NDArray[np.float32]
 
@@ -51,6 +51,8 @@ class Vad:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Memory of a run is given back after it.
+        options.enable_cpu_mem_arena = False
         self._session: Any = onnxruntime.InferenceSession(
             str(path), sess_options=options, providers=["CPUExecutionProvider"]
         )
@@ -88,7 +90,11 @@ class Voiced:
 def stretches(probabilities: Samples, length_ms: int, settings: VadSettings) -> Voiced:
     """The voice in audio of `length_ms` whose frames speak with these `probabilities`."""
     bounds = Span(0, length_ms)
-    voiced = _hysteresis(probabilities, settings)
+    voiced = [
+        part
+        for stretch in _hysteresis(probabilities, settings)
+        for part in _divided(stretch, probabilities, settings.max_speech_s * 1000 // FRAME_MS)
+    ]
     spans = within((Span(a * FRAME_MS, b * FRAME_MS) for a, b in voiced), bounds)
     return Voiced(spans, _padded(spans, settings.pad_ms, bounds))
 
@@ -103,6 +109,19 @@ def _padded(spans: Sequence[Span], pad_ms: int, bounds: Span) -> list[Span]:
         end = min(span.end_ms + pad_ms, (span.end_ms + after) // 2)
         result += within([Span(start, end)], bounds)
     return result
+
+
+def _divided(
+    stretch: tuple[int, int], probabilities: Samples, longest: int
+) -> Iterator[tuple[int, int]]:
+    """`stretch` in parts of at most `longest` frames, parted where speech is least likely."""
+    first, last = stretch
+    while last - first > longest:
+        earliest = first + longest // 2 + 1
+        cut = earliest + int(np.argmin(probabilities[earliest : first + longest + 1]))
+        yield first, cut
+        first = cut
+    yield first, last
 
 
 def _hysteresis(probabilities: Samples, settings: VadSettings) -> list[tuple[int, int]]:

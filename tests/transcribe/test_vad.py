@@ -66,3 +66,14 @@ def test_stretches_are_disjoint_and_their_margins_do_not_overlap(
         assert padded.end_ms - span.end_ms <= pad
         end = padded.end_ms
     assert end <= length_ms
+
+
+def test_speech_without_a_pause_is_parted_where_it_is_weakest() -> None:
+    probabilities = np.full(200, 0.9, np.float32)
+    probabilities[[20, 80]] = 0.6
+    settings = VadSettings(max_speech_s=3)
+    voiced = stretches(probabilities, 200 * FRAME_MS, settings)
+    assert [span.start_ms // FRAME_MS for span in voiced.spans][:2] == [0, 80]
+    assert voiced.spans[-1].end_ms == 200 * FRAME_MS
+    assert total_ms(voiced.spans) == 200 * FRAME_MS
+    assert max(span.length_ms for span in voiced.spans) <= 3_000
