@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from schemas.events import CallErased
 from schemas.topics import TOPICS
 from services.runtime.errors import Failure, Invalid
+from services.runtime.log import TopicPartition
 from services.runtime.stage import Envelope, Outcome, Stage
-from services.sink.rows import TABLES, Row, basis_of, call_of, milliseconds, rows_of
+from services.sink.rows import TABLES, Rows, basis_of, call_of, milliseconds, rows_of
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Result
 
 NAME = "sink"
 _NEVER = -(1 << 62)
+_UNKNOWN = -2
 
 Call = tuple[str, str]
 """tenant_id and call_id."""
@@ -25,7 +28,7 @@ class Made(NamedTuple):
     """An event and the rows it makes."""
 
     envelope: Envelope[Any]
-    rows: Mapping[str, Sequence[Row]]
+    rows: Rows
 
 
 # What an erasure empties; headlines first, so that a call leaves the views at once.
@@ -48,9 +51,10 @@ class Tables(Protocol):
 
 def stage(settings: SinkSettings, warehouse: Tables) -> Stage:
     """The sink over `warehouse`; reads every topic, what cannot be decoded included."""
+    archive = Archive(warehouse)
 
     def handle(envelopes: Sequence[Envelope[Any]]) -> Iterator[tuple[int, Outcome]]:
-        yield from _outcomes(warehouse, list(enumerate(envelopes)), settings.words)
+        yield from _outcomes(warehouse, archive, list(enumerate(envelopes)), settings.words)
 
     return Stage(
         NAME,
@@ -65,7 +69,10 @@ def stage(settings: SinkSettings, warehouse: Tables) -> Stage:
 
 
 def _outcomes(
-    warehouse: Tables, batch: Sequence[tuple[int, Envelope[Any]]], words: bool
+    warehouse: Tables,
+    archive: Archive,
+    batch: Sequence[tuple[int, Envelope[Any]]],
+    words: bool,
 ) -> Iterator[tuple[int, Outcome]]:
     """Store `batch`; where the warehouse refuses it, find out by halves which event it refuses."""
     made: list[Made] = []
@@ -79,30 +86,99 @@ def _outcomes(
         made.append(Made(envelope, rows))
         stored.append(index)
     try:
-        store(warehouse, made)
+        store(warehouse, archive.missing(made))
     except Failure:
+        archive.forget()
         raise
     except Exception as error:
+        archive.forget()
         if len(made) == 1:
             yield stored[0], error
             return
         sound = [(index, envelope) for index, envelope in batch if index in set(stored)]
         middle = len(sound) // 2
-        yield from _outcomes(warehouse, sound[:middle], words)
-        yield from _outcomes(warehouse, sound[middle:], words)
+        yield from _outcomes(warehouse, archive, sound[:middle], words)
+        yield from _outcomes(warehouse, archive, sound[middle:], words)
         return
     for index in stored:
         yield index, ()
 
 
+class Archive:
+    """Tells which events are stored already. Not thread-safe.
+
+    It asks once how far the archive reaches when a partition comes into this sink's hands; what
+    lies beyond cannot be stored, as nobody else stores what this one reads.
+    """
+
+    def __init__(self, warehouse: Tables) -> None:
+        self._warehouse = warehouse
+        # Source -> the lease it is read under, and the last offset that may be archived.
+        self._reach: dict[TopicPartition, tuple[int, int]] = {}
+
+    def forget(self) -> None:
+        """Ask again: how far a batch got that failed is not known."""
+        self._reach.clear()
+
+    def missing(self, made: Sequence[Made]) -> list[Made]:
+        """Those of `made` that are not archived; the next call takes them to be."""
+        spans: dict[TopicPartition, list[int]] = {}
+        for it in made:
+            message = it.envelope.message
+            span = spans.setdefault(message.source, [message.offset, message.offset])
+            span[0], span[1] = min(span[0], message.offset), max(span[1], message.offset)
+            lease, _ = self._reach.get(message.source, (None, -1))
+            if lease != message.lease:
+                self._reach[message.source] = (message.lease, _UNKNOWN)
+        unknown = {
+            source: f"offset >= {first}"
+            for source, (first, _) in spans.items()
+            if self._reach[source][1] == _UNKNOWN
+        }
+        reached = {
+            TopicPartition(topic, partition): offset
+            for topic, partition, offset in self._read(
+                "topic, partition, max(offset)", unknown, "GROUP BY topic, partition"
+            )
+        }
+        for source in unknown:
+            self._reach[source] = (self._reach[source][0], reached.get(source, -1))
+        within = {
+            source: f"offset BETWEEN {first} AND {last}"
+            for source, (first, last) in spans.items()
+            if first <= self._reach[source][1]
+        }
+        archived = set(self._read("topic, partition, offset, event_id", within))
+        for source, (_, last) in spans.items():
+            lease, offset = self._reach[source]
+            self._reach[source] = (lease, max(offset, last))
+        return [it for it in made if (*_position(it), it.envelope.id) not in archived]
+
+    def _read(
+        self, columns: str, where: Mapping[TopicPartition, str], tail: str = ""
+    ) -> Sequence[tuple[Any, ...]]:
+        """`columns` of the archived messages at those offsets, by ranges of the primary key."""
+        if not where:
+            return ()
+        topics = sorted({source.topic for source in where})
+        ranges = " OR ".join(
+            f"(topic = {{topic{topics.index(source.topic)}:String}} "
+            f"AND partition = {source.partition} AND {offsets})"
+            for source, offsets in where.items()
+        )
+        return self._warehouse.query(
+            f"SELECT {columns} FROM events WHERE {ranges} {tail}",
+            {f"topic{number}": topic for number, topic in enumerate(topics)},
+        ).rows
+
+
 def store(warehouse: Tables, made: Sequence[Made]) -> None:
     """Insert the rows of `made`, carry out the erasures among it; durable on return.
 
-    Stopped anywhere and called again with the same events, it leaves what one whole run leaves:
-    events that are in the archive are left out, since the archive comes last; the rest is inserted
-    again under the same tokens, and rows that still come twice are one row by their key.
+    Stopped anywhere and called again with those of the events that are not in the archive, it
+    leaves what one whole run leaves: the archive comes last, what comes before it is inserted again
+    under the same tokens, and rows that still come twice are one row by their key.
     """
-    made = _not_archived(warehouse, made)
     if not made:
         return
     asked = _asked(made)
@@ -126,28 +202,6 @@ def store(warehouse: Tables, made: Sequence[Made]) -> None:
     }
     if later:
         _delete(warehouse, later)
-
-
-def _not_archived(warehouse: Tables, made: Sequence[Made]) -> list[Made]:
-    """What of `made` is not in the archive yet. A lookup by ranges of its primary key."""
-    spans: dict[tuple[str, int], list[int]] = {}
-    for it in made:
-        message = it.envelope.message
-        span = spans.setdefault(message.source, [message.offset, message.offset])
-        span[0] = min(span[0], message.offset)
-        span[1] = max(span[1], message.offset)
-    topics = sorted({topic for topic, _ in spans})
-    within = " OR ".join(
-        f"(topic = {{topic{topics.index(topic)}:String}} AND partition = {partition} "
-        f"AND offset BETWEEN {first} AND {last})"
-        for (topic, partition), (first, last) in spans.items()
-    )
-    known = warehouse.query(
-        f"SELECT topic, partition, offset, event_id FROM events WHERE {within}",
-        {f"topic{number}": topic for number, topic in enumerate(topics)},
-    )
-    archived = set(known.rows)
-    return [it for it in made if (*_position(it), it.envelope.id) not in archived]
 
 
 def _position(it: Made) -> tuple[str, int, int]:
@@ -222,11 +276,9 @@ def _insert(
     """Insert the rows of `made` that belong into `tables`, in that order, one block per table."""
     batch = _digest(made, erased)
     for table in tables:
-        rows: list[Row] = []
-        for it in made:
-            rows.extend(it.rows.get(table, ()))
-        if rows:
-            columns = list(zip(*rows, strict=True))
+        parts = [it.rows[table] for it in made if table in it.rows]
+        if parts:
+            columns = [list(chain.from_iterable(column)) for column in zip(*parts, strict=True)]
             warehouse.insert(table, TABLES[table], columns, f"{NAME}/{table}/{batch}")
 
 

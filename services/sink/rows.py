@@ -1,5 +1,7 @@
 """From an event to the rows it makes: plain functions, one per kind of event.
 
+Rows are made column by column, as they are inserted: a tuple per row costs several times more.
+
 Times are integer milliseconds since the epoch, as the driver takes them fastest. A time that
 DateTime64 cannot hold is moved to the nearest it can: one such row would make every later read of
 its column fail, and the archive keeps the original bytes. Numbers that are not finite become null,
@@ -9,20 +11,23 @@ since one NaN turns every average over it into NaN.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from schemas import events as e
-from schemas.topics import DEAD_LETTER, REPLAY, RETRY_TIERS
+from schemas.topics import DEAD_LETTER, RETRY_TIERS
 from services.runtime import headers as h
 from services.runtime.errors import Invalid
 from services.runtime.log import Message
 from services.runtime.stage import Envelope
 
-Row = tuple[Any, ...]
-Rows = Mapping[str, Sequence[Row]]
-"""Table -> rows, each with the columns of `TABLES` in their order."""
+Columns = Sequence[Sequence[Any]]
+"""Rows of one table: a sequence per column, in the order of `TABLES`, all of one length."""
+Rows = dict[str, Columns]
+"""Table -> its rows; no table without rows."""
 
 _ROW = ("tenant_id", "call_id", "event_id", "basis_at")
 _EVENT = (*_ROW, "generation", "revision", "time")
@@ -98,6 +103,10 @@ LATEST_MS = 10_413_791_999_999
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_Record = (
+    e.CallEnded | e.CallRecorded | e.CallTranscribed | e.CallEnriched | e.AlertRaised
+    | e.ReplayRequested | e.CallErased
+)  # fmt: skip
 _RETRY_TOPICS = frozenset(tier.topic for tier in RETRY_TIERS)
 _EXPECTED = frozenset(
     (e.RecordingStatus.AVAILABLE, e.RecordingStatus.PENDING, e.RecordingStatus.UNKNOWN)
@@ -160,78 +169,120 @@ def basis_of(envelope: Envelope[Any]) -> int:
     return min(_held(basis), timestamp)
 
 
-def rows_of(envelope: Envelope[Any], *, words: bool = True) -> dict[str, list[Row]]:
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What the rows of one event have in common."""
+
+    tenant: str
+    call: str
+    id: str
+    basis: int
+    generation: int
+    revision: int
+    time: int
+    cause: str
+
+    @property
+    def event(self) -> tuple[Any, ...]:
+        """The columns of `_EVENT`."""
+        return (
+            self.tenant, self.call, self.id, self.basis, self.generation, self.revision, self.time,
+        )  # fmt: skip
+
+    def children(self, count: int) -> list[Sequence[Any]]:
+        """The columns of `_ROW`, `count` times."""
+        return [[value] * count for value in (self.tenant, self.call, self.id, self.basis)]
+
+    def state(
+        self,
+        stage: str,
+        input_id: str,
+        state: str,
+        *,
+        attempt: int = 0,
+        time: int | None = None,
+        reason: str = "",
+        detail: str = "",
+        due: int | None = None,
+    ) -> Columns:
+        """One row of `stage_states`."""
+        when = self.time if time is None else time
+        return _one(
+            self.tenant, self.call, stage, input_id, state, self.generation, attempt, self.basis,
+            self.revision, when, reason, detail, due,
+        )  # fmt: skip
+
+    def done(self, stage: str) -> Columns:
+        return self.state(stage, self.cause, "done")
+
+
+def _about(envelope: Envelope[Any]) -> _About:
+    return _About(
+        *call_of(envelope),
+        envelope.id,
+        basis_of(envelope),
+        envelope.generation,
+        revision_of(envelope.event),
+        milliseconds(envelope.time),
+        envelope.causation_id or envelope.id,
+    )
+
+
+def _one(*values: Any) -> Columns:
+    """The columns of a single row."""
+    return [(value,) for value in values]
+
+
+def rows_of(envelope: Envelope[Any], *, words: bool = True) -> Rows:
     """Every row that `envelope` makes, its archive row included.
 
     Raises Invalid for an event that no table can hold; never for dead letters, retries and what
     could not be decoded.
     """
-    rows = _rows(envelope, words)
-    rows["events"] = [_archived(envelope)]
-    return rows
-
-
-def _rows(envelope: Envelope[Any], words: bool) -> dict[str, list[Row]]:
     event, message = envelope.event, envelope.message
+    if not isinstance(event, Message | _Record):
+        raise Invalid("unknown_record", f"{type(event).__name__} of {message.topic} has no table")
+    about = _about(envelope)
+    rows: Rows
     match event:
         case Message() if message.topic == DEAD_LETTER:
-            return _dead_letter(envelope)
+            rows = _dead_letter(about, message)
         case Message() if message.topic in _RETRY_TOPICS:
-            return _retry(envelope)
+            rows = _retry(about, message)
         case Message():
-            return {}
+            rows = {}
         case e.CallEnded():
-            rows = _ended(envelope, event)
+            rows = _ended(about, event)
         case e.CallRecorded():
-            rows = _recorded(envelope, event)
+            rows = _recorded(about, event)
         case e.CallTranscribed():
-            rows = _transcribed(envelope, event, words)
+            rows = _transcribed(about, event, words)
         case e.CallEnriched():
-            rows = _enriched(envelope, event)
+            rows = _enriched(about, event)
         case e.AlertRaised():
-            rows = _alert(envelope, event)
+            rows = _alert(about, event)
         case e.ReplayRequested():
-            return _replay(envelope, event)
+            rows = _replay(about, event)
         case e.CallErased():
-            return _erased(envelope, event)
-        case _:
-            raise Invalid(
-                "unknown_record", f"{type(event).__name__} of {message.topic} has no table"
-            )
-    if message.topic == REPLAY:  # the original input of a replay of the sink itself
-        rows.setdefault("stage_states", []).append(
-            _state(envelope, "sink", envelope.id, "done", revision=revision_of(event))
-        )
+            rows = _erased(about, event)
+    rows["events"] = _archived(about, envelope)
     return rows
 
 
-def _row(envelope: Envelope[Any]) -> Row:
-    return (*call_of(envelope), envelope.id, basis_of(envelope))
-
-
-def _event(envelope: Envelope[Any]) -> Row:
-    return (
-        *_row(envelope),
-        envelope.generation,
-        revision_of(envelope.event),
-        milliseconds(envelope.time),
-    )
-
-
-def _archived(envelope: Envelope[Any]) -> Row:
+def _archived(about: _About, envelope: Envelope[Any]) -> Columns:
     message, problem = envelope.message, envelope.problem
-    record = "" if isinstance(envelope.event, Message) else type(envelope.event).__name__
-    return (
+    return _one(
         message.topic,
         message.partition,
         message.offset,
-        envelope.id,
-        basis_of(envelope),
-        record,
-        *call_of(envelope),
-        envelope.generation,
-        revision_of(envelope.event),
-        milliseconds(envelope.time),
+        about.id,
+        about.basis,
+        "" if isinstance(envelope.event, Message) else type(envelope.event).__name__,
+        about.tenant,
+        about.call,
+        about.generation,
+        about.revision,
+        about.time,
         _held(message.timestamp_ms),
         message.key,
         message.value,
@@ -243,13 +294,13 @@ def _archived(envelope: Envelope[Any]) -> Row:
     )
 
 
-def _ended(envelope: Envelope[Any], call: e.CallEnded) -> dict[str, list[Row]]:
+def _ended(about: _About, call: e.CallEnded) -> Rows:
     agents = [p for p in call.participants if p.role is e.Role.AGENT]
     first = agents[0] if agents else None
     queue = call.queue
     expected = sum(recording.status in _EXPECTED for recording in call.recordings)
-    row = (
-        *_event(envelope),
+    row = _one(
+        *about.event,
         milliseconds(call.started_at),
         _maybe(call.answered_at),
         milliseconds(call.ended_at),
@@ -285,7 +336,7 @@ def _ended(envelope: Envelope[Any], call: e.CallEnded) -> dict[str, list[Row]]:
         "" if expected else _no_recording(call),
         call.attributes,
     )
-    return {"calls_ended": [row]}
+    return {"calls_ended": row}
 
 
 def _no_recording(call: e.CallEnded) -> str:
@@ -298,10 +349,10 @@ def _no_recording(call: e.CallEnded) -> str:
     )
 
 
-def _recorded(envelope: Envelope[Any], event: e.CallRecorded) -> dict[str, list[Row]]:
+def _recorded(about: _About, event: e.CallRecorded) -> Rows:
     stored = event.recordings
-    row = (
-        *_event(envelope),
+    row = _one(
+        *about.event,
         len(stored),
         len(event.refused),
         len(event.pending),
@@ -312,138 +363,162 @@ def _recorded(envelope: Envelope[Any], event: e.CallRecorded) -> dict[str, list[
         sum(recording.duration_ms for recording in stored),
         sum(recording.size_bytes for recording in stored),
     )
-    return {"calls_recorded": [row], "stage_states": [_done(envelope, "ingest")]}
+    return {"calls_recorded": row, "stage_states": about.done("ingest")}
 
 
-def _transcribed(
-    envelope: Envelope[Any], event: e.CallTranscribed, words: bool
-) -> dict[str, list[Row]]:
-    common = _row(envelope)
-    segments: list[Row] = []
-    turns = spoken_words = speech_ms = flagged = 0
-    before: str | None = None
-    for segment in event.segments:
-        turns += segment.speaker != before
-        before = segment.speaker
-        spoken_words += len(segment.words)
-        speech_ms += segment.end_ms - segment.start_ms
-        flagged += bool(segment.flags)
-        segments.append(
-            (
-                *common,
-                segment.segment_id,
-                segment.recording_id,
-                segment.channel,
-                segment.speaker,
-                segment.role,
-                segment.start_ms,
-                segment.end_ms,
-                segment.text,
-                segment.language,
-                segment.confidence,
-                segment.flags,
-                segment.words if words else (),
-                segment.word_start_ms if words else (),
-                segment.word_end_ms if words else (),
-                segment.word_confidence if words else (),
-                segment.words_interpolated,
-            )
-        )
-    engine = event.engine
-    row = (
-        *_event(envelope),
-        event.duration_ms,
-        engine.name,
-        engine.version,
-        engine.model,
-        engine.model_revision,
-        engine.device,
-        event.language,
-        event.language_confidence,
-        len(segments),
-        turns,
-        spoken_words,
-        speech_ms,
-        sum(masked.end_ms - masked.start_ms for masked in event.masked),
-        flagged,
-        [f"{item.kind}: {item.reason}" for item in event.degradations],
-        event.cached,
-    )
-    return {
-        "segments": segments,
-        "calls_transcribed": [row],
-        "stage_states": [_done(envelope, "transcribe")],
+def _transcribed(about: _About, event: e.CallTranscribed, words: bool) -> Rows:
+    said, engine = event.segments, event.engine
+    speakers = [segment.speaker for segment in said]
+    starts = [segment.start_ms for segment in said]
+    ends = [segment.end_ms for segment in said]
+    spoken = [segment.words for segment in said]
+    flags = [segment.flags for segment in said]
+    nothing: list[Sequence[Any]] = [()] * len(said)
+    rows: Rows = {
+        "calls_transcribed": _one(
+            *about.event,
+            event.duration_ms,
+            engine.name,
+            engine.version,
+            engine.model,
+            engine.model_revision,
+            engine.device,
+            event.language,
+            event.language_confidence,
+            len(said),
+            sum(map(operator.ne, speakers, [None, *speakers])),
+            sum(map(len, spoken)),
+            sum(ends) - sum(starts),
+            sum(masked.end_ms - masked.start_ms for masked in event.masked),
+            sum(map(bool, flags)),
+            [f"{item.kind}: {item.reason}" for item in event.degradations],
+            event.cached,
+        ),
+        "stage_states": about.done("transcribe"),
     }
+    if said:
+        rows["segments"] = [
+            *about.children(len(said)),
+            [segment.segment_id for segment in said],
+            [segment.recording_id for segment in said],
+            [segment.channel for segment in said],
+            speakers,
+            [segment.role for segment in said],
+            starts,
+            ends,
+            [segment.text for segment in said],
+            [segment.language for segment in said],
+            [segment.confidence for segment in said],
+            flags,
+            spoken if words else nothing,
+            [segment.word_start_ms for segment in said] if words else nothing,
+            [segment.word_end_ms for segment in said] if words else nothing,
+            [segment.word_confidence for segment in said] if words else nothing,
+            [segment.words_interpolated for segment in said],
+        ]
+    return rows
 
 
-def _enriched(envelope: Envelope[Any], event: e.CallEnriched) -> dict[str, list[Row]]:
-    common = _row(envelope)
+def _enriched(about: _About, event: e.CallEnriched) -> Rows:
     score, summary = event.score, event.summary
     course = sorted(
         (point.quarter, point.score) for point in event.course if point.role is e.Role.CUSTOMER
     )
-    row = (
-        *_event(envelope),
-        event.transcript_id,
-        event.language,
-        event.rules_version,
-        score.value if score else None,
-        score.scorecard if score else "",
-        score.scorecard_version if score else "",
-        _labels(event.findings, e.FindingKind.TOPIC),
-        _labels(event.findings, e.FindingKind.EMOTION),
-        event.alerts,
-        course[0][1] if course else None,
-        course[-1][1] if course else None,
-        _mean(event.sentiments, e.Role.CUSTOMER),
-        _mean(event.sentiments, e.Role.AGENT),
-        " ".join(sentence.text for sentence in summary.sentences) if summary else "",
-        summary.method if summary else "",
-        summary.version if summary else "",
-        summary.degraded if summary else "",
-    )
-    return {
-        "metrics": [
-            (*common, n, metric.name, metric.role or "", _finite(metric.value))
-            for n, metric in enumerate(event.metrics)
-        ],
-        "moments": [
-            (*common, n, it.kind, it.role or "", it.start_ms, it.end_ms, it.segment_ids)
-            for n, it in enumerate(event.moments)
-        ],
-        "sentiments": [
-            (*common, n, it.segment_id, it.role, it.label, it.score, it.engine)
-            for n, it in enumerate(event.sentiments)
-        ],
-        "course": [
-            (*common, n, it.quarter, it.role, it.label, it.score)
-            for n, it in enumerate(event.course)
-        ],
-        "findings": [
-            (
-                *common, n, it.finding_id, it.kind, it.label, it.role, it.evidence.segment_ids,
-                it.evidence.start_ms, it.evidence.end_ms, it.evidence.quote, it.rule,
-                it.rule_version, it.engine, _finite(it.confidence),
-            )
-            for n, it in enumerate(event.findings)
-        ],
-        "criteria": [
-            (
-                *common, n, it.criterion_id, it.title, it.verdict, _finite(it.weight), it.reason,
-                it.suggestion, *_evidence(it.evidence),
-            )
-            for n, it in enumerate(score.criteria if score else ())
-        ],
-        "summary_sentences": [
-            (
-                *common, n, it.text, it.evidence.segment_ids, it.evidence.start_ms,
-                it.evidence.end_ms, it.evidence.quote,
-            )
-            for n, it in enumerate(summary.sentences if summary else ())
-        ],
-        "calls_enriched": [row],
-        "stage_states": [_done(envelope, "enrich")],
-    }  # fmt: skip
+    rows: Rows = {
+        "calls_enriched": _one(
+            *about.event,
+            event.transcript_id,
+            event.language,
+            event.rules_version,
+            score.value if score else None,
+            score.scorecard if score else "",
+            score.scorecard_version if score else "",
+            _labels(event.findings, e.FindingKind.TOPIC),
+            _labels(event.findings, e.FindingKind.EMOTION),
+            event.alerts,
+            course[0][1] if course else None,
+            course[-1][1] if course else None,
+            _mean(event.sentiments, e.Role.CUSTOMER),
+            _mean(event.sentiments, e.Role.AGENT),
+            " ".join(sentence.text for sentence in summary.sentences) if summary else "",
+            summary.method if summary else "",
+            summary.version if summary else "",
+            summary.degraded if summary else "",
+        ),
+        "stage_states": about.done("enrich"),
+    }
+    if metrics := event.metrics:
+        rows["metrics"] = [
+            *about.children(len(metrics)),
+            range(len(metrics)),
+            [metric.name for metric in metrics],
+            [metric.role or "" for metric in metrics],
+            [_finite(metric.value) for metric in metrics],
+        ]
+    if moments := event.moments:
+        rows["moments"] = [
+            *about.children(len(moments)),
+            range(len(moments)),
+            [moment.kind for moment in moments],
+            [moment.role or "" for moment in moments],
+            [moment.start_ms for moment in moments],
+            [moment.end_ms for moment in moments],
+            [moment.segment_ids for moment in moments],
+        ]
+    if sentiments := event.sentiments:
+        rows["sentiments"] = [
+            *about.children(len(sentiments)),
+            range(len(sentiments)),
+            [sentiment.segment_id for sentiment in sentiments],
+            [sentiment.role for sentiment in sentiments],
+            [sentiment.label for sentiment in sentiments],
+            [sentiment.score for sentiment in sentiments],
+            [sentiment.engine for sentiment in sentiments],
+        ]
+    if points := event.course:
+        rows["course"] = [
+            *about.children(len(points)),
+            range(len(points)),
+            [point.quarter for point in points],
+            [point.role for point in points],
+            [point.label for point in points],
+            [point.score for point in points],
+        ]
+    if findings := event.findings:
+        rows["findings"] = [
+            *about.children(len(findings)),
+            range(len(findings)),
+            [finding.finding_id for finding in findings],
+            [finding.kind for finding in findings],
+            [finding.label for finding in findings],
+            [finding.role for finding in findings],
+            *_place([finding.evidence for finding in findings]),
+            [finding.rule for finding in findings],
+            [finding.rule_version for finding in findings],
+            [finding.engine for finding in findings],
+            [_finite(finding.confidence) for finding in findings],
+        ]
+    if score and (criteria := score.criteria):
+        evidence = [_place(criterion.evidence) for criterion in criteria]
+        rows["criteria"] = [
+            *about.children(len(criteria)),
+            range(len(criteria)),
+            [criterion.criterion_id for criterion in criteria],
+            [criterion.title for criterion in criteria],
+            [criterion.verdict for criterion in criteria],
+            [_finite(criterion.weight) for criterion in criteria],
+            [criterion.reason for criterion in criteria],
+            [criterion.suggestion for criterion in criteria],
+            *zip(*evidence, strict=True),
+        ]
+    if summary and (sentences := summary.sentences):
+        rows["summary_sentences"] = [
+            *about.children(len(sentences)),
+            range(len(sentences)),
+            [sentence.text for sentence in sentences],
+            *_place([sentence.evidence for sentence in sentences]),
+        ]
+    return rows
 
 
 def _labels(findings: Iterable[e.Finding], kind: e.FindingKind) -> list[str]:
@@ -455,18 +530,19 @@ def _mean(sentiments: Iterable[e.SegmentSentiment], role: e.Role) -> float | Non
     return sum(scores) / len(scores) if scores else None
 
 
-def _evidence(items: Sequence[e.Evidence]) -> Row:
+def _place(evidence: Sequence[e.Evidence]) -> Columns:
+    """The columns of `_EVIDENCE`: where in the call each piece lies, and its words."""
     return (
-        [item.segment_ids for item in items],
-        [item.start_ms for item in items],
-        [item.end_ms for item in items],
-        [item.quote for item in items],
+        [item.segment_ids for item in evidence],
+        [item.start_ms for item in evidence],
+        [item.end_ms for item in evidence],
+        [item.quote for item in evidence],
     )
 
 
-def _alert(envelope: Envelope[Any], event: e.AlertRaised) -> dict[str, list[Row]]:
-    row = (
-        *_event(envelope),
+def _alert(about: _About, event: e.AlertRaised) -> Rows:
+    row = _one(
+        *about.event,
         milliseconds(event.raised_at),
         event.rule,
         event.rule_version,
@@ -476,14 +552,17 @@ def _alert(envelope: Envelope[Any], event: e.AlertRaised) -> dict[str, list[Row]
         event.suggested_action,
         event.agent_id or "",
         event.queue_id or "",
-        *_evidence(event.evidence),
+        *_place(event.evidence),
     )
-    return {"alerts": [row]}
+    return {"alerts": row}
 
 
-def _replay(envelope: Envelope[Any], event: e.ReplayRequested) -> dict[str, list[Row]]:
-    row = (
-        *_row(envelope),
+def _replay(about: _About, event: e.ReplayRequested) -> Rows:
+    row = _one(
+        about.tenant,
+        about.call,
+        about.id,
+        about.basis,
         event.generation,
         event.stage,
         milliseconds(event.requested_at),
@@ -493,105 +572,50 @@ def _replay(envelope: Envelope[Any], event: e.ReplayRequested) -> dict[str, list
         event.shadow,
         event.side_effects,
     )
-    return {"replays": [row]}
+    return {"replays": row}
 
 
-def _erased(envelope: Envelope[Any], event: e.CallErased) -> dict[str, list[Row]]:
-    erased_ms = milliseconds(event.erased_at)
-    return {
-        "calls_erased": [
-            (
-                event.tenant_id,
-                event.call_id,
-                envelope.id,
-                erased_ms,
-                event.requested_by,
-                event.reason,
-            )
-        ],
-        "stage_states": [
-            _state(envelope, "erase", envelope.id, "erased", reason=event.reason, time_ms=erased_ms)
-        ],
-    }
+def _erased(about: _About, event: e.CallErased) -> Rows:
+    at = milliseconds(event.erased_at)
+    row = _one(about.tenant, about.call, about.id, at, event.requested_by, event.reason)
+    state = about.state("erase", about.id, "erased", time=at, reason=event.reason)
+    return {"calls_erased": row, "stage_states": state}
 
 
-def _state(
-    envelope: Envelope[Any],
-    stage: str,
-    input_id: str,
-    state: str,
-    *,
-    revision: int = 0,
-    attempt: int = 0,
-    time_ms: int | None = None,
-    reason: str = "",
-    detail: str = "",
-    due_ms: int | None = None,
-) -> Row:
-    return (
-        *call_of(envelope),
-        stage,
-        input_id,
-        state,
-        envelope.generation,
-        attempt,
-        basis_of(envelope),
-        revision,
-        milliseconds(envelope.time) if time_ms is None else time_ms,
-        reason,
-        detail,
-        due_ms,
-    )
-
-
-def _done(envelope: Envelope[Any], stage: str) -> Row:
-    return _state(
-        envelope,
-        stage,
-        envelope.causation_id or envelope.id,
-        "done",
-        revision=revision_of(envelope.event),
-    )
-
-
-def _retry(envelope: Envelope[Any]) -> dict[str, list[Row]]:
-    message = envelope.message
+def _retry(about: _About, message: Message) -> Rows:
     stage = message.header(h.RETRY_STAGE)
     if not stage:
         return {}
-    due_ms = _number(message, h.RETRY_DUE_MS)
-    state = _state(
-        envelope,
+    due = _number(message, h.RETRY_DUE_MS)
+    state = about.state(
         stage,
-        envelope.id,
+        about.id,
         "waiting",
         attempt=_number(message, h.RETRY_ATTEMPT) or 0,
-        time_ms=_held(message.timestamp_ms),
+        time=_held(message.timestamp_ms),
         reason=message.header(h.RETRY_REASON) or "",
         detail=message.header(h.RETRY_DETAIL) or "",
-        due_ms=None if due_ms is None else _held(due_ms),
+        due=None if due is None else _held(due),
     )
-    return {"stage_states": [state]}
+    return {"stage_states": state}
 
 
-def _dead_letter(envelope: Envelope[Any]) -> dict[str, list[Row]]:
-    message = envelope.message
+def _dead_letter(about: _About, message: Message) -> Rows:
     stage = message.header(h.ERROR_STAGE)
     if not stage:
         return {}
     kind = (message.header(h.ERROR_CLASS) or "").rpartition(".")[2]
-    failed_ms = _number(message, h.DEAD_AT_MS)
-    state = _state(
-        envelope,
+    failed = _number(message, h.DEAD_AT_MS)
+    state = about.state(
         stage,
-        envelope.id,
+        about.id,
         "refused" if kind == Invalid.__name__ else "failed",
         attempt=_number(message, h.DEAD_ATTEMPT) or 0,
-        time_ms=_held(message.timestamp_ms if failed_ms is None else failed_ms),
+        time=_held(message.timestamp_ms if failed is None else failed),
         reason=message.header(h.DEAD_REASON) or kind,
         detail=message.header(h.ERROR_MESSAGE) or "",
     )
-    return {"stage_states": [state]}
+    return {"stage_states": state}
 
 
 def _number(message: Message, name: str) -> int | None:

@@ -31,7 +31,7 @@ class SinkSettings(BaseModel):
     connect_timeout_s: float = Field(
         default=10.0, gt=0, description="Longest wait for a connection."
     )
-    answer_timeout_s: float = Field(default=300.0, gt=0, description="Longest wait for an answer.")
+    answer_timeout_s: int = Field(default=300, ge=1, description="Longest wait for an answer.")
     words: bool = Field(
         default=True, description="Whether words with their times are kept per segment."
     )

@@ -63,6 +63,7 @@ INSERT_SETTINGS: Mapping[str, int] = {
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_SELECT = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
 
 Parameters = Mapping[str, Any]
 
@@ -227,10 +228,13 @@ class Warehouse:
         `formats` says how columns are read: {"value": "bytes"} for a String that holds bytes.
         """
         with _translated("query"):
-            answer = self._client().query(
-                sql, parameters=dict(parameters or {}), column_formats=dict(formats or {})
-            )
-            return Result(tuple(answer.column_names), answer.result_rows)
+            client, bound = self._client(), dict(parameters or {})
+            answer = client.query(sql, parameters=bound, column_formats=dict(formats or {}))
+            names = tuple(answer.column_names)
+            if not names and _SELECT.match(sql):  # the embedded engine names no columns of no rows
+                described = client.query(f"DESCRIBE ({sql})", parameters=bound)
+                names = tuple(row[0] for row in described.result_rows)
+            return Result(names, answer.result_rows)
 
     def query_to(
         self,

@@ -1,0 +1,183 @@
+"""The warehouse: migrations, threads, failures, the folder's lock."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
+
+from services.runtime.errors import Transient
+from services.sink.rows import TABLES
+from services.sink.settings import SinkSettings
+from services.sink.warehouse import RETRIABLE_CODES, ChangedMigration, Warehouse, migrations
+
+pytestmark = pytest.mark.clickhouse
+
+Open = Callable[[str], Warehouse]
+
+
+def test_the_tables_have_the_columns_that_rows_fill_in_their_order(warehouse: Warehouse) -> None:
+    for table, columns in TABLES.items():
+        found = warehouse.query(
+            "SELECT name FROM system.columns WHERE database = currentDatabase() "
+            "AND table = {table:String} ORDER BY position",
+            {"table": table},
+        )
+        assert set(columns) == {name for (name,) in found.rows}, table
+
+
+def test_every_table_remembers_its_insert_tokens(warehouse: Warehouse) -> None:
+    found = warehouse.query(
+        "SELECT name, create_table_query FROM system.tables "
+        "WHERE database = currentDatabase() AND engine LIKE '%MergeTree'"
+    )
+    without = {
+        name for name, sql in found.rows if "non_replicated_deduplication_window = 1000" not in sql
+    }
+    assert without == {"migrations"}
+    assert {name for name, _ in found.rows} == TABLES.keys() | {"migrations"}
+
+
+def test_every_view_says_what_it_shows(warehouse: Warehouse) -> None:
+    found = warehouse.query(
+        "SELECT name FROM system.tables WHERE database = currentDatabase() "
+        "AND engine = 'View' AND comment = ''"
+    )
+    assert list(found.rows) == []
+
+
+def test_migrations_are_applied_once(warehouse: Warehouse) -> None:
+    assert warehouse.migrate() == []
+    assert warehouse.query("SELECT count() FROM migrations").rows[0][0] == len(migrations())
+
+
+def test_a_new_migration_is_applied_and_a_changed_one_is_named(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    for migration in migrations():
+        name = f"{migration.number:04d}_{migration.name}.sql"
+        (tmp_path / name).write_text(migration.text, "utf-8")
+    new = tmp_path / "9000_more.sql"
+    new.write_text(
+        "-- a; comment\n"
+        "CREATE TABLE IF NOT EXISTS more (a Int8) ENGINE = MergeTree ORDER BY a;\n\n"
+        "ALTER TABLE more ADD COLUMN IF NOT EXISTS b String;\n"
+    )
+    assert warehouse.migrate(tmp_path) == ["more"]
+    assert warehouse.query("SELECT b FROM more").columns == ("b",)
+    new.write_text(new.read_text() + "-- edited\n")
+    with pytest.raises(ChangedMigration, match="9000_more"):
+        warehouse.migrate(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [["1_short.sql"], ["0001_a.sql", "0001_b.sql"], ["0001_Upper.sql"]]
+)
+def test_a_wrongly_named_migration_is_refused(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).write_text("SELECT 1")
+    with pytest.raises(ValueError, match=re.escape(names[-1])):
+        migrations(tmp_path)
+
+
+def test_every_statement_of_a_migration_may_run_twice() -> None:
+    for migration in migrations():
+        for statement in migration.statements:
+            assert re.match(
+                r"CREATE (TABLE IF NOT EXISTS|OR REPLACE VIEW) |ALTER TABLE \w+ ADD \w+ IF NOT",
+                statement,
+            ), statement[:80]
+
+
+def test_two_that_migrate_at_the_same_time_agree(open_warehouse: Open) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(open_warehouse, ["together", "together"])
+    assert first.migrate() == second.migrate() == []
+    found = first.query("SELECT count() FROM migrations FINAL").rows[0][0]
+    assert found == len(migrations())
+
+
+def test_threads_query_at_the_same_time(warehouse: Warehouse) -> None:
+    def total(number: int) -> int:
+        found = warehouse.query(
+            "SELECT sum(number) FROM numbers({n:UInt64})", {"n": 100_000 + number}
+        )
+        return int(found.rows[0][0])
+
+    numbers = list(range(24))
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(total, numbers)) == [
+            sum(range(100_000 + number)) for number in numbers
+        ]
+
+
+def test_parameters_are_values_and_never_sql(warehouse: Warehouse) -> None:
+    hostile = "x' OR 1=1 -- \\ \n\t\0 {a} 你好"
+    found = warehouse.query(
+        "SELECT {a:String}, {b:Array(String)}", {"a": hostile, "b": [hostile, ""]}
+    )
+    assert tuple(found.rows[0]) == (hostile, [hostile, ""])
+
+
+def test_an_answer_in_a_format_of_the_engine(warehouse: Warehouse) -> None:
+    assert warehouse.query_to("SELECT 1 AS a, 'x' AS b", "CSVWithNames") == b'"a","b"\n1,"x"\n'
+
+
+def test_a_mistake_is_not_taken_for_an_outage(warehouse: Warehouse) -> None:
+    with pytest.raises(DatabaseError, match="UNKNOWN_TABLE"):
+        warehouse.query("SELECT * FROM no_such_table")
+    columns = TABLES["calls_erased"]
+    data: list[list[Any]] = [["x"], ["x"], ["x"], [0], ["x"], ["x"]]
+    warehouse.insert("calls_erased", columns, data, "token")
+    with pytest.raises(ValueError, match="calls_erased was inserted with columns"):
+        warehouse.insert("calls_erased", columns[::-1], data, "token")
+
+
+def test_a_code_that_may_succeed_later_is_transient(warehouse: Warehouse) -> None:
+    assert RETRIABLE_CODES[159] == "TIMEOUT_EXCEEDED"
+    slow = (
+        "SELECT count() FROM numbers(10000000000) WHERE sipHash64(number) = 1 "
+        "SETTINGS max_execution_time = 0.2, timeout_overflow_mode = 'throw'"
+    )
+    with pytest.raises(Transient, match="TIMEOUT_EXCEEDED"):
+        warehouse.query(slow)
+
+
+def test_a_server_that_does_not_answer_is_transient() -> None:
+    with pytest.raises(Transient, match="warehouse_down"):
+        Warehouse.open(SinkSettings(url="http://127.0.0.1:9", connect_timeout_s=1))
+
+
+def test_a_folder_that_another_process_holds_is_named_with_the_mend(engine_folder: Path) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from services.runtime.errors import Transient\n"
+        "from services.sink.settings import SinkSettings\n"
+        "from services.sink.warehouse import Warehouse\n"
+        "try:\n"
+        "    Warehouse.open(SinkSettings(path=Path(sys.argv[1])))\n"
+        "except Transient as failure:\n"
+        "    print(failure.reason, failure.detail)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(engine_folder)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.stdout.startswith(f"warehouse_locked {engine_folder} is open in another process")
+    assert "sink.url" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"url": "clickhouse:9000"}, {"database": "a; DROP"}, {"batch": 0}, {"pth": "x"}]
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SinkSettings.model_validate(wrong)
