@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime
 
 from schemas.events import AlertRaised, CallTranscribed, Role
@@ -15,13 +15,13 @@ def raise_alerts(
     rules: Sequence[AlertRule],
     facts: Facts,
     event: CallTranscribed,
-    doubtful: Collection[int],
+    doubtful: Set[int],
     now: datetime,
 ) -> list[AlertRaised]:
     """One alert per rule that holds, in the order of the rules.
 
     `doubtful` are the segments heard with low confidence: an alert that rests on them alone is
-    raised all the same, and its reason says so.
+    raised all the same, and its reason says so; so does one whose speakers have no known role.
     """
     raised: list[AlertRaised] = []
     for rule in rules:
@@ -29,9 +29,11 @@ def raise_alerts(
         if not outcome.held:
             continue
         reason = outcome.reason
-        shown = [set(evidence.segment_ids) for evidence in outcome.evidence if evidence.quote]
-        if shown and all(ids and ids <= set(doubtful) for ids in shown):
+        quoted = [evidence for evidence in outcome.evidence if evidence.quote]
+        if quoted and all(doubtful >= set(evidence.segment_ids) for evidence in quoted):
             reason += "; heard with low confidence only, listen before acting"
+        if quoted and all(evidence.role is Role.UNKNOWN for evidence in quoted):
+            reason += "; who spoke is not known"
         raised.append(
             AlertRaised(
                 tenant_id=event.tenant_id,

@@ -29,6 +29,8 @@ _T = TypeVar("_T")
 
 GAP = 5
 MOST_FORMS = 10_000
+# Each gap multiplies the ways to match by GAP + 1.
+MOST_GAPS = 2
 
 _HAN = "㐀-䶿一-鿿豈-﫿𠀀-𯨟"
 _TOKEN = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+(?:'[^\W\d_{_HAN}]+)*|\.(?!\d)|[!?。;\n]|[,、:()\"]")
@@ -183,7 +185,7 @@ def spell_out(phrase: str) -> tuple[tuple[str, ...], ...]:
     """Every token sequence `phrase` stands for; "..." in a sequence is a gap.
 
     Raises ValueError saying what is wrong: unbalanced brackets, nothing to match, a gap at an end,
-    or more than MOST_FORMS sequences.
+    more than MOST_GAPS gaps or MOST_FORMS sequences.
     """
     marked = _MARK.sub(lambda m: "(" + "|".join(inflections(m.group(1).lower())) + ")", phrase)
     if "~" in marked:
@@ -191,7 +193,10 @@ def spell_out(phrase: str) -> tuple[tuple[str, ...], ...]:
     forms: dict[tuple[str, ...], None] = {}
     for text in _texts(marked, 0, "")[0]:
         sequence: list[str] = []
-        for i, piece in enumerate(text.replace("…", "...").split("...")):
+        pieces = text.replace("…", "...").split("...")
+        if len(pieces) > MOST_GAPS + 1:
+            raise ValueError(f"has more than {MOST_GAPS} gaps '...'")
+        for i, piece in enumerate(pieces):
             words = tokenize(piece).texts
             if not words:
                 raise ValueError("nothing to match, or '...' at an end")

@@ -168,8 +168,10 @@ def test_the_nearest_pair_is_the_evidence() -> None:
 def test_long_silences() -> None:
     one = timeline(("a", 0, 1000), ("c", 9000, 10_000), ("a", 10_500, 11_000))
     two = timeline(("a", 0, 1000), ("c", 9000, 10_000), ("a", 18_500, 19_000))
+    few = timeline(("a", 0, 40_000), ("c", 48_500, 90_000), ("a", 98_500, 130_000))
     very = timeline(("a", 0, 1000), ("c", 22_000, 23_000))
     assert enrich(one)[0].alerts == []
+    assert enrich(few)[0].alerts == []
     assert enrich(two)[0].alerts == ["long_silence"]
     assert enrich(very)[0].alerts == ["long_silence"]
 
@@ -180,6 +182,11 @@ def test_an_alert_on_doubtful_words_says_so() -> None:
     assert "low confidence" in alert.reason
     _, (sure,) = enrich([segment("c", 0, 1000, "I will call my lawyer")])
     assert "low confidence" not in sure.reason
+
+
+def test_an_alert_on_words_of_an_unknown_speaker_says_so() -> None:
+    _, (alert,) = enrich([segment("u", 0, 1000, "I will call my lawyer")])
+    assert "who spoke is not known" in alert.reason
 
 
 def test_invented_words_raise_nothing() -> None:

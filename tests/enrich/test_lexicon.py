@@ -231,6 +231,7 @@ def test_phrases_are_spelled_out() -> None:
         ("a|b", "outside brackets"),
         ("a) b", "unbalanced"),
         ("... go", "'...' at an end"),
+        ("a ... b ... c ... d", "more than 2 gaps"),
         ("yes, please", "punctuation"),
         ("款~", "follows no English word"),
         ("(a|b|c|d|e|f|g|h|i|j)" * 5, "stands for more than"),
