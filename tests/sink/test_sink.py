@@ -509,9 +509,13 @@ def test_another_sink_that_erases_meanwhile_is_noticed(
 def test_times_that_the_engine_cannot_hold_do_not_poison_their_column(
     warehouse: Warehouse, topics: Topics
 ) -> None:
-    call = replace(HAPPY, retain_until=datetime(9999, 12, 31, tzinfo=UTC))
-    ended = topics.send(call, "ended", time=datetime(1, 1, 1, tzinfo=UTC))
-    far = replace(ended, message=replace(ended.message, timestamp_ms=1 << 62))
+    sound = topics.send(HAPPY, "ended")
+    far = replace(
+        sound,
+        event=replace(HAPPY, retain_until=datetime(9999, 12, 31, tzinfo=UTC)),
+        message=replace(sound.message, timestamp_ms=1 << 62),
+        time=datetime(1, 1, 1, tzinfo=UTC),
+    )
     sink(warehouse, [far])
     assert one(warehouse, "SELECT retain_until FROM calls_ended").year == 2299
     assert one(warehouse, "SELECT time, timestamp FROM events")[0].year == 1900
