@@ -22,7 +22,7 @@ from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpcore
 import httpx
@@ -69,7 +69,7 @@ def forbidden(address: str, allow_private: bool = False) -> str | None:
         for each in inner:
             if each is not None and (reason := forbidden(str(each), allow_private)):
                 return reason
-        if ip.ipv4_mapped is not None:
+        if ip.ipv4_mapped is not None or ip in _NAT64:
             return None
     if ip in _METADATA:
         return "cloud metadata"
@@ -276,7 +276,7 @@ class Fetch:
     # --- s3 and files ---------------------------------------------------------------------------
 
     def _s3(self, uri: str, sink: _Sink) -> None:
-        parts = urlsplit(uri)
+        parts = _parts(uri)
         bucket, key = parts.netloc, unquote(parts.path.lstrip("/"))
         source = self._settings.s3.get(bucket)
         if source is None:
@@ -293,28 +293,34 @@ class Fetch:
     def _file(self, path: Path, sink: _Sink) -> None:
         refusal = Invalid("path_not_allowed", f"{path} is not under ingest.allowed_roots")
         roots = [root.resolve() for root in self._settings.roots]
-        if not any(path.resolve().is_relative_to(root) for root in roots):
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
+            raise Invalid("path_not_allowed", f"{str(path)!r}: {error}") from error
+        if not any(real.is_relative_to(root) for root in roots):
             raise refusal
         try:
             # Not blocking: the path may be a pipe that nobody writes to.
-            handle = os.open(path.resolve(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError as error:
             raise NotYet("not_there", f"{path}: no such file") from error
         except OSError as error:
             raise NotYet("not_allowed", f"{path}: {error.strerror}") from error
-        with os.fdopen(handle, "rb") as file:
+        try:
             # What was opened counts, whatever the path has become since it was resolved.
             opened = Path(f"/proc/self/fd/{handle}")
             if opened.exists() and not any(opened.resolve().is_relative_to(root) for root in roots):
                 raise refusal
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise Invalid("path_not_allowed", f"{path} is not a regular file")
-            sink.write_all(_blocks(file, path))
+            sink.write_all(_blocks(handle, path))
+        finally:
+            os.close(handle)
 
 
-def _blocks(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def _blocks(handle: int, path: Path) -> Iterator[bytes]:
     try:
-        while block := file.read(_BLOCK):
+        while block := os.read(handle, _BLOCK):
             yield block
     except OSError as error:
         raise NotYet("host_failed", f"{path}: {error.strerror}") from error
@@ -348,7 +354,7 @@ def _url(uri: str) -> httpx.URL:
 
 
 def _authorization(credential: Credential | None, url: httpx.URL) -> list[tuple[str, str]]:
-    if credential is None or url.host not in credential.hosts:
+    if credential is None or url.scheme != "https" or url.host not in credential.hosts:
         return []
     secret = credential.secret.get_secret_value()
     match credential.kind:
@@ -376,13 +382,17 @@ def _store(source: S3Source, bucket: str, settings: IngestSettings) -> S3Objects
 
 
 def _path_of(uri: str) -> Path:
-    parts = urlsplit(uri)
+    parts = _parts(uri)
     if parts.netloc not in ("", "localhost"):
         raise Invalid("bad_uri", f"{redacted(uri)!r}: a file URI names no host")
-    path = unquote(parts.path)
-    if "\0" in path:
-        raise Invalid("bad_uri", f"{redacted(uri)!r} holds a NUL")
-    return Path(path)
+    return Path(unquote(parts.path))
+
+
+def _parts(uri: str) -> SplitResult:
+    try:
+        return urlsplit(uri)
+    except ValueError as error:
+        raise Invalid("bad_uri", f"{redacted(uri)!r}: {error}") from error
 
 
 class _Sink:

@@ -24,7 +24,7 @@ class MissingObject(LookupError):
 class Objects(Protocol):
     """A store of immutable objects. Thread-safe.
 
-    Keys are '/'-separated printable ASCII, without '.' or '..' parts; no key is the folder of
+    Keys are '/'-separated printable ASCII, without '.' or '..' parts; no key is ever the folder of
     another. Every method raises `Transient` when the store does not answer or does not let us,
     and Invalid (`object_key`) for what is no key. A written object is durable and whole on return,
     and never seen in part; writing the same key again is harmless.
@@ -78,7 +78,7 @@ class DirectoryObjects:
     def _write(self, key: str, source: BinaryIO) -> None:
         path = self._path(key)
         beside = self._incoming / uuid.uuid4().hex
-        with _file_errors(key):
+        with _file_errors(key, writing=True):
             try:
                 with beside.open("wb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
@@ -125,13 +125,14 @@ class DirectoryObjects:
 
 
 @contextmanager
-def _file_errors(key: str) -> Iterator[None]:
-    """Turns the file system's errors into ours."""
+def _file_errors(key: str, writing: bool = False) -> Iterator[None]:
+    """Turns the file system's errors into ours. While writing nothing is missing."""
     try:
         yield
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise MissingObject(key) from error
     except OSError as error:
+        missing = FileNotFoundError | IsADirectoryError | NotADirectoryError
+        if isinstance(error, missing) and not writing:
+            raise MissingObject(key) from error
         raise Transient("objects_down", f"{key}: {error.strerror}") from error
 
 
@@ -283,6 +284,7 @@ class S3Objects:
 # What an S3 store's refusal says about our settings.
 _MENDS = {
     "InvalidAccessKeyId": "objects.access_key: the store does not know it",
+    "XAdminUserNotFound": "objects.access_key: the store does not know it",  # versitygw's word
     "SignatureDoesNotMatch": "objects.secret_key: it does not fit the access key",
     "AccessDenied": "objects.access_key: it may not use the bucket",
     "AllAccessDisabled": "objects.access_key: it may not use the bucket",

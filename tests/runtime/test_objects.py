@@ -177,7 +177,8 @@ PARTS = st.text(
 )
 @given(parts=st.lists(PARTS, min_size=1, max_size=4), data=st.binary(max_size=200))
 def test_any_key_holds_any_bytes(objects: Objects, parts: list[str], data: bytes) -> None:
-    key = "/".join(["any", *parts])
+    # A key of another depth lies elsewhere: no key is ever the folder of another.
+    key = "/".join([f"any{len(parts)}", *parts])
     objects.put(key, data)
     assert objects.get(key) == data
     assert list(objects.keys(key)) == [key]
@@ -188,7 +189,7 @@ def test_directory_that_cannot_be_written(tmp_path: Path) -> None:
     objects = DirectoryObjects(tmp_path)
     (tmp_path / ".incoming").rmdir()
     (tmp_path / ".incoming").write_text("in the way")
-    with pytest.raises((Transient, MissingObject)):
+    with pytest.raises(Transient):
         objects.put("key", b"x")
 
 
