@@ -126,17 +126,23 @@ def _told(error: ValidationError) -> Iterator[str]:
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    """A misspelt variable would be silently without effect."""
+    """A misspelt variable would be silently without effect.
+
+    A variable that resembles no setting is left alone: Kubernetes makes CALLSTREAM_PORT and its
+    like for a service of that name.
+    """
     known = {PREFIX + key.upper().replace(".", "__") for key, _, _ in described(Settings())}
+    groups = {key.rpartition("__")[0] + "__" for key in known if "__" in key}
     for name in environ:
         upper = name.upper()
         if not upper.startswith(PREFIX) or upper in known:
             continue
         if any(upper.startswith(f"{key}__") or key.startswith(f"{upper}__") for key in known):
             continue  # a key inside a mapping, or a whole group as JSON
-        near = difflib.get_close_matches(upper, sorted(known), 1)
-        hint = f"; did you mean {near[0]}?" if near else "; `callstream config` lists them"
-        raise WrongSetting(f"{name} is no setting{hint}")
+        near = difflib.get_close_matches(upper, sorted(known), 1, cutoff=0.85)
+        if near or upper.startswith(tuple(groups)):
+            hint = f"did you mean {near[0]}?" if near else "`callstream config` lists them"
+            raise WrongSetting(f"{name} is no setting; {hint}")
 
 
 def described(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import wave
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+from numpy.typing import NDArray
 
-from services.assembly import Parts
+from services.assembly import Parts, project_root
 from services.ingest.entrances import call_ended_for
 from services.ingest.handler import upload
 from services.loopback import Here
+from services.runtime.audio import decode
 from services.settings import Settings, load
 
 pytestmark = [pytest.mark.clickhouse, pytest.mark.slow]
@@ -29,19 +31,14 @@ pytestmark = [pytest.mark.clickhouse, pytest.mark.slow]
 CALLS = int(os.environ.get("CALLSTREAM_TEST_KILL_CALLS", "300"))
 KILLS = int(os.environ.get("CALLSTREAM_TEST_KILLS", "40"))
 TENANT = "kill"
+SPEECH = project_root() / "samples" / "audio" / "angry-refund.flac"
 
 
-def _recording(path: Path, number: int) -> Path:
-    """A second and a half of two channels: tones that no other call has, loud enough to count."""
-    rate = 8000
-    at = np.arange(rate * 3 // 2) / rate
-    tones = [0.3 * np.sin(2 * np.pi * (200 + number * step) * at) for step in (3, 5)]
-    samples = (np.stack(tones, axis=1) * 32767).astype("<i2")
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(2)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.tobytes())
+def _recording(path: Path, number: int, spoken: NDArray[np.float32]) -> Path:
+    """Speech on both channels over a faint tone that no other call has."""
+    at = np.arange(spoken.shape[1]) / 16_000
+    tone = 0.002 * np.sin(2 * np.pi * (100 + number) * at)
+    soundfile.write(path, (spoken + tone).T, 16_000, subtype="PCM_16")
     return path
 
 
@@ -97,13 +94,14 @@ def test_every_call_exactly_once_through_kill_9(
     environment = dict(os.environ)
     parts = Parts(settings)
     log = parts.log()
+    spoken = decode(SPEECH)[:, 16_000 * 5 : 16_000 * 7]
     submitted: list[str] = []
     during_work = 0
 
     def submit(count: int) -> None:
         for _ in range(count):
             number = len(submitted)
-            path = _recording(tmp_path / f"call-{number}.wav", number)
+            path = _recording(tmp_path / f"call-{number}.wav", number, spoken)
             call = call_ended_for(
                 path, tenant_id=TENANT, call_id=f"call-{number}",
                 uri=upload(parts.objects, TENANT, path),
