@@ -21,7 +21,7 @@ from typing import Protocol
 from schemas.events import Evidence, Finding, FindingKind, Moment, MomentKind, Role, SentimentLabel
 from services.enrich.findings import Hit
 from services.enrich.lexicon import spell_out
-from services.enrich.metrics import METRICS, Turn
+from services.enrich.metrics import METRICS, OF_A_ROLE, Turn
 from services.enrich.rulefile import Item
 from services.enrich.sentiment import Sentiment, label
 
@@ -353,8 +353,12 @@ class Reader:
         }
         if edges["above"] is None and edges["below"] is None:
             raise item.error("needs 'above' or 'below'")
+        name = fields["metric"].choice(METRICS)
+        if (name in OF_A_ROLE) != ("role" in fields):
+            problem = "needs a 'role'" if name in OF_A_ROLE else "is of the call and has no 'role'"
+            raise fields["metric"].error(f"{name!r} {problem}")
         return Measured(
-            fields["metric"].choice(METRICS),
+            name,
             ROLES[fields["role"].choice(ROLES)] if "role" in fields else None,
             edges["above"],
             edges["below"],

@@ -69,6 +69,22 @@ METRICS = {
 }
 """Name -> what it is, of every metric a rule may ask for."""
 
+OF_A_ROLE = frozenset(
+    (
+        "talk_ms",
+        "talk_share",
+        "turn_count",
+        "longest_monologue_ms",
+        "interruption_count",
+        "words_per_minute",
+        "characters_per_minute",
+        "response_mean_ms",
+        "response_max_ms",
+        "first_response_ms",
+    )
+)
+"""Those measured per role; the others are of the call."""
+
 Interval = tuple[int, int]
 
 

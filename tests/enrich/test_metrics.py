@@ -18,6 +18,7 @@ from schemas.events import (
 )
 from services.enrich.metrics import (
     METRICS,
+    OF_A_ROLE,
     converse,
     hold_ms,
     length,
@@ -184,8 +185,10 @@ def test_nothing_heard_measures_nothing() -> None:
 
 def test_every_metric_is_declared() -> None:
     segments = timeline(("a", 0, 2000), ("c", 1000, 5000), ("a", 9000, 9500))
-    names = {name for name, _ in measure(segments, said={0: (4, 0), 1: (0, 4)})}
-    assert names | {"hold_ms"} == set(METRICS)
+    found = set(measure(segments, said={0: (4, 0), 1: (0, 4)}))
+    assert {name for name, _ in found} | {"hold_ms"} == set(METRICS)
+    assert {name for name, role in found if role is not None} == OF_A_ROLE
+    assert not OF_A_ROLE & {name for name, role in found if role is None}
 
 
 def test_hold_comes_from_the_intervals_else_from_the_platform() -> None:

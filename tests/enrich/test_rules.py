@@ -144,6 +144,8 @@ alerts:
         ("alerts", alert("by: agent"), "alerts.yaml:8: alerts[0].when: needs exactly one of said"),
         ("alerts", alert("metric: talk"), "alerts.yaml:8: alerts[0].when: needs 'above' or"),
         ("alerts", alert("{metric: talk, above: 1}"), "'talk' is not allowed; allowed are"),
+        ("alerts", alert("{metric: talk_ms, above: 1}"), "when.metric: 'talk_ms' needs a 'role'"),
+        ("alerts", alert("{metric: hold_ms, above: 1, role: agent}"), "'hold_ms' is of the call"),
         ("alerts", alert("{all: []}"), "alerts.yaml:8: alerts[0].when.all: is empty"),
         ("alerts", alert("{near: [{topic: refund}]}"), "alerts[0].when: lacks 'within_s'"),
         ("alerts", alert("{not: " * 40 + "a" + "}" * 40), "nested deeper than"),
