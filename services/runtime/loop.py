@@ -31,7 +31,13 @@ from services.runtime.observe import Observer
 from services.runtime.stage import Envelope, Output, Stage, event_id, utc_now
 
 RETRY_TOPICS = tuple(tier.topic for tier in RETRY_TIERS)
-_LONGEST_TRACE = 16_000
+# Membership of the group ends when the log is not asked for long.
+_LONGEST_POLL_WAIT_S = 5.0
+# Where a message that waits first stood.
+_RETRY_PARTITION = "callstream.retry.partition"
+_RETRY_OFFSET = "callstream.retry.offset"
+# Characters of an error's text in a header; all of them leave room beside a value of 900 KB.
+_LONGEST_TEXT = 8_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,11 @@ class Policy:
     """How the loop treats time and failure."""
 
     in_flight: int = 64
-    """Most messages held in memory, beyond one batch per worker."""
+    """Most messages worked on or ready for it, beyond one batch per worker.
+
+    Behind a message that is not finished, or not due, its partition holds finished ones too: no
+    more than twice the larger of a quarter of this and of what all workers take at once.
+    """
     attempts: int = 3
     """How often a message that fails unexpectedly is tried before it is dead-lettered."""
     backoff_s: float = 0.5
@@ -61,6 +71,13 @@ class Policy:
     commit_records: int = 1_000
     """Most messages whose outputs go into one commit."""
 
+    def __post_init__(self) -> None:
+        if len(self.tier_delays_s) != len(RETRY_TIERS):
+            raise ValueError(
+                f"tier_delays_s has {len(self.tier_delays_s)} delays, there are "
+                f"{len(RETRY_TIERS)} retry tiers: {', '.join(RETRY_TOPICS)}"
+            )
+
 
 def topics_of(stage: Stage) -> tuple[str, ...]:
     """What the stage's group reads: its sources, and the tiers in which its calls wait."""
@@ -75,7 +92,8 @@ def process(
 ) -> Iterator[tuple[int, list[Record] | Exception]]:
     """Decode, handle and encode; (index, records or failure) of every message, in any order.
 
-    An exception that `stage.handle` lets out is the outcome of each message not yet answered for.
+    An exception that `stage.handle` lets out is the outcome of each message not yet answered for;
+    where every message has its answer it comes out of here too.
     """
     envelopes: list[Envelope[Any]] = []
     places: list[int] = []
@@ -87,7 +105,7 @@ def process(
                 yield index, problem
                 continue
             envelopes.append(codec.undecodable(message, problem))
-        except Failure as failure:
+        except Exception as failure:
             yield index, failure
             continue
         places.append(index)
@@ -109,15 +127,28 @@ def process(
         if unanswered:
             raise RuntimeError(f"{stage.name} did not answer for {len(unanswered)} of its batch")
     except Exception as failure:
+        if not unanswered:
+            raise
         for at in sorted(unanswered):
             yield places[at], failure
 
 
 def _original(stage: Stage, message: Message) -> Message:
     """A message that waited in a retry tier, as the one it was; others unchanged."""
-    if message.topic not in RETRY_TOPICS or message.topic in stage.sources:
+    if not _from_tier(stage, message):
         return message
-    return replace(message, topic=message.header(h.RETRY_TOPIC) or message.topic)
+    topic = message.header(h.RETRY_TOPIC)
+    if topic not in stage.sources:
+        raise Invalid(
+            "bad_header",
+            f"{h.RETRY_TOPIC} is {topic!r}, {stage.name} reads {', '.join(stage.sources)}",
+        )
+    return replace(message, topic=topic)
+
+
+def _from_tier(stage: Stage, message: Message) -> bool:
+    """Whether the message waited; what other messages say of retries is not ours to believe."""
+    return message.topic in RETRY_TOPICS and message.topic not in stage.sources
 
 
 def _encoded(
@@ -129,7 +160,9 @@ def _encoded(
 ) -> list[Record]:
     records = []
     for ordinal, output in enumerate(outputs):
-        topic = BY_RECORD[type(output.event).__name__]
+        topic = BY_RECORD.get(type(output.event).__name__)
+        if topic is None:
+            raise RuntimeError(f"{stage.name} emitted {type(output.event)}, which no topic carries")
         if topic.name not in stage.targets:
             raise RuntimeError(
                 f"{stage.name} emitted to {topic.name}, which is none of its targets"
@@ -159,19 +192,24 @@ def _traceparent(cause: Envelope[Any], made_id: str) -> str:
 
 
 def dead_letter(stage: str, message: Message, failure: Exception, now_ms: int) -> Record:
-    """The original message, untouched, with why it was refused."""
+    """The original message, untouched, with why it was refused and where it first stood."""
     reason = failure.reason if isinstance(failure, Failure) else "unexpected"
-    trace = "".join(traceback.format_exception(failure))[-_LONGEST_TRACE:]
+    trace = "".join(traceback.format_exception(failure))
+    waited = message.topic in RETRY_TOPICS
+    topic = message.header(h.RETRY_TOPIC) if waited else None
+    partition = _number(message, _RETRY_PARTITION) if waited else None
+    offset = _number(message, _RETRY_OFFSET) if waited else None
+    attempt = _number(message, h.RETRY_ATTEMPT) if waited else None
     added = {
-        h.ERROR_TOPIC: message.header(h.RETRY_TOPIC) or message.topic,
-        h.ERROR_PARTITION: str(message.partition),
-        h.ERROR_OFFSET: str(message.offset),
+        h.ERROR_TOPIC: topic or message.topic,
+        h.ERROR_PARTITION: str(message.partition if partition is None else partition),
+        h.ERROR_OFFSET: str(message.offset if offset is None else offset),
         h.ERROR_STAGE: stage,
         h.ERROR_CLASS: f"{type(failure).__module__}.{type(failure).__qualname__}",
-        h.ERROR_MESSAGE: str(failure)[:_LONGEST_TRACE],
-        h.ERROR_TRACE: trace,
+        h.ERROR_MESSAGE: str(failure)[:_LONGEST_TEXT],
+        h.ERROR_TRACE: trace[-_LONGEST_TEXT:],
         h.DEAD_REASON: reason,
-        h.DEAD_ATTEMPT: message.header(h.RETRY_ATTEMPT) or "0",
+        h.DEAD_ATTEMPT: str(attempt or 0),
         h.DEAD_AT_MS: str(now_ms),
     }
     return Record(
@@ -183,10 +221,12 @@ def retry(
     stage: str, message: Message, wait: NotYet, now_ms: int, policy: Policy
 ) -> Record | Invalid:
     """The message on its way to a retry tier, or why its patience is at an end."""
-    attempt = int(message.header(h.RETRY_ATTEMPT) or 0) + 1
-    first_ms = int(message.header(h.RETRY_FIRST_MS) or now_ms)
-    history = message.header(h.RETRY_HISTORY) or ""
-    history = f"{history}{attempt}. at {now_ms}: {wait}\n"[-_LONGEST_TRACE:]
+    waited = message.topic in RETRY_TOPICS
+    attempt = ((_number(message, h.RETRY_ATTEMPT) or 0) if waited else 0) + 1
+    first_ms = _number(message, h.RETRY_FIRST_MS) if waited else None
+    first_ms = now_ms if first_ms is None else first_ms
+    history = (message.header(h.RETRY_HISTORY) or "") if waited else ""
+    history = f"{history}{attempt}. at {now_ms}: {wait}\n"[-_LONGEST_TEXT:]
     if now_ms - first_ms > policy.patience_s * 1000:
         return Invalid(
             wait.reason,
@@ -203,13 +243,18 @@ def retry(
     added = {
         h.RETRY_STAGE: stage,
         h.RETRY_REASON: wait.reason,
-        h.RETRY_DETAIL: wait.detail,
+        h.RETRY_DETAIL: wait.detail[:_LONGEST_TEXT],
         h.RETRY_DUE_MS: str(now_ms + round(policy.tier_delays_s[tier] * 1000)),
         h.RETRY_ATTEMPT: str(attempt),
         h.RETRY_FIRST_MS: str(first_ms),
-        h.RETRY_TOPIC: message.header(h.RETRY_TOPIC) or message.topic,
         h.RETRY_HISTORY: history,
     }
+    if not waited:
+        added |= {
+            h.RETRY_TOPIC: message.topic,
+            _RETRY_PARTITION: str(message.partition),
+            _RETRY_OFFSET: str(message.offset),
+        }
     return Record(
         RETRY_TIERS[tier].topic, message.key, message.value, _with(message, added),
         timestamp_ms=now_ms,
@@ -218,7 +263,17 @@ def retry(
 
 def _with(message: Message, added: dict[str, str]) -> tuple[tuple[str, bytes], ...]:
     kept = [(name, value) for name, value in message.headers if name not in added]
-    return (*kept, *((name, value.encode()) for name, value in added.items()))
+    # What fails may name a file whose name is no text.
+    return (
+        *kept,
+        *((name, text.encode("utf-8", "backslashreplace")) for name, text in added.items()),
+    )
+
+
+def _number(message: Message, name: str) -> int | None:
+    """A whole number in a header; None where there is none to be trusted."""
+    text = message.header(name) or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 # The loop
@@ -230,7 +285,12 @@ class _Work:
 
     message: Message
     ready_at: float
+    """When to hand it out, by the monotonic clock."""
+    due_ms: int = 0
+    """When a message of a retry tier is due, by the stage's clock."""
     running: bool = False
+    discarded: bool = False
+    """Its partition went elsewhere; whatever comes of it is dropped."""
     alone: bool = False
     tries: int = 0
     waits: int = 0
@@ -245,8 +305,8 @@ class _Breaker:
     recent: deque[bool] = field(default_factory=deque)
     open: str | None = None
 
-    def note(self, failed: bool, what: str = "") -> None:
-        """Count one finished message; sets `open` to the reason when it is time to stop."""
+    def note(self, failed: bool, what: str = "") -> str | None:
+        """Count one finished message; sets and returns why, when it is time to stop."""
         self.in_a_row = self.in_a_row + 1 if failed else 0
         self.recent.append(failed)
         if len(self.recent) > self.policy.breaker_window:
@@ -261,6 +321,7 @@ class _Breaker:
                 f"{len(self.recent)}; the last: {what}. "
                 "Offsets are kept: mend the cause and restart."
             )
+        return self.open
 
 
 def run(
@@ -275,7 +336,8 @@ def run(
     """Run `stage` until `stop` is set; finishes or abandons what is in hand, and closes `log`.
 
     Returns early for nothing: a dependency that is down is waited for, and an open breaker leaves
-    the stage unready and idle. What it raises is a bug of the log or the loop.
+    the stage unready and idle. What it raises is a bug of the log or the loop, or what a handler
+    raised that is no Exception.
     """
     loop = _Loop(stage, log, codec, stop, observer, policy, clock)
     try:
@@ -304,9 +366,14 @@ class _Loop:
         self._breaker = _Breaker(policy)
         self._commit_at = 0.0
         self._commit_waits = 0
+        self._poll_waits = 0
+        self._down = False
         self._todo: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[list[_Work], _Work | None, Any]] = queue.SimpleQueue()
-        self._capacity = policy.in_flight + stage.batch * stage.workers
+        at_once = stage.batch * stage.workers
+        self._capacity = policy.in_flight + at_once
+        # Most messages of one poll, and how many of one partition are enough to hold it.
+        self._share = max(1, at_once, policy.in_flight // 4)
         # Daemons: work that outlasts the grace of a stop dies with the process.
         self._workers = [
             threading.Thread(target=self._work, name=f"{stage.name}-{number}", daemon=True)
@@ -331,6 +398,7 @@ class _Loop:
                 self._hand_out()
             self._collect()
             self._commit()
+            self._note_waits()
 
     def dismiss(self) -> None:
         for _ in self._workers:
@@ -339,64 +407,81 @@ class _Loop:
     # Polling
 
     def _poll(self) -> None:
-        count = sum(len(works) for works in self._held.values())
-        room = 0 if self._stop.is_set() or self._breaker.open else self._capacity - count
-        hold = [source for source, works in self._held.items() if self._full(works)]
+        now, now_ms = time.monotonic(), self._now_ms()
+        if self._stop.is_set() or self._breaker.open is not None:
+            room = 0
+        else:
+            busy = sum(
+                work.records is None and work.due_ms <= now_ms
+                for works in self._held.values()
+                for work in works
+            )
+            room = max(0, min(self._share, self._capacity - busy))
+        hold = [source for source, works in self._held.items() if self._full(works, now, now_ms)]
         idle = self._running == 0 and self._done.empty()
-        wait_s = self._idle_wait() if idle else 0.0
+        wait_s = self._idle_wait(now, now_ms) if idle else 0.0
         try:
-            messages = self._log.messages(max(0, room), wait_s, hold)
+            messages = self._log.messages(room, wait_s, hold)
         except Transient as failure:
+            self._poll_waits += 1
             self._observer.waiting(self._stage.name, failure)
-            self._stop.wait(self._policy.backoff_s)
+            self._stop.wait(min(self._backoff(self._poll_waits), _LONGEST_POLL_WAIT_S))
             return
-        now = time.monotonic()
+        self._poll_waits = 0
+        now, now_ms = time.monotonic(), self._now_ms()
         for message in messages:
-            work = _Work(message, now + self._due_in(message))
+            work = _Work(message, now)
             self._held.setdefault(message.source, deque()).append(work)
             if self._is_others(message):
                 work.records = []
+            elif _from_tier(self._stage, message):
+                # No message waits longer than its tier, whatever its header says.
+                longest = round(max(self._policy.tier_delays_s) * 1000)
+                due_ms = _number(message, h.RETRY_DUE_MS) or 0
+                work.due_ms = min(due_ms, now_ms + longest)
 
-    def _full(self, works: deque[_Work]) -> bool:
-        """Whether a partition has enough in hand: a share of the room, or a wait for its turn."""
-        share = max(self._stage.batch * self._stage.workers, self._policy.in_flight // 4)
-        return len(works) >= share or any(
-            work.ready_at > time.monotonic() + 1.0 and work.tries == 0 for work in works
+    def _now_ms(self) -> int:
+        return round(self._clock().timestamp() * 1000)
+
+    def _full(self, works: deque[_Work], now: float, now_ms: int) -> bool:
+        """Whether a partition has enough in hand: its share, or a wait for its turn."""
+        return len(works) >= self._share or any(
+            work.records is None
+            and (work.due_ms > now_ms + 1000 or (work.waits > 0 and work.ready_at > now + 1.0))
+            for work in works
         )
 
-    def _idle_wait(self) -> float:
-        """How long nothing can become ready by itself."""
-        now = time.monotonic()
-        due = [
-            w.ready_at - now for works in self._held.values() for w in works if w.records is None
-        ]
-        if any(w.records is not None for works in self._held.values() for w in works):
-            due.append(self._commit_at - now)
-        elif due:
-            due.append(self._stage.wait_s)
-        return max(0.0, min([0.2, *due]))
-
-    def _due_in(self, message: Message) -> float:
-        """Seconds until a message of a retry tier is due; 0 for any other."""
-        if message.topic not in RETRY_TOPICS or message.topic in self._stage.sources:
-            return 0.0
-        due = message.header(h.RETRY_DUE_MS) or "0"
-        if not due.isdecimal():
-            return 0.0
-        return max(0.0, int(due) / 1000 - self._clock().timestamp())
+    def _idle_wait(self, now: float, now_ms: int) -> float:
+        """Seconds for which nothing that is held can go on by itself."""
+        wait_s = 0.2
+        for works in self._held.values():
+            if works[0].records is not None:
+                wait_s = min(wait_s, self._commit_at - now)
+            if self._breaker.open is not None:
+                continue
+            for work in works:
+                if work.records is not None:
+                    continue
+                if work.due_ms > now_ms:
+                    wait_s = min(wait_s, (work.due_ms - now_ms) / 1000)
+                elif work.ready_at > now:
+                    wait_s = min(wait_s, work.ready_at - now)
+                else:  # its batch waits to fill
+                    wait_s = min(wait_s, work.ready_at + self._stage.wait_s - now)
+        return max(0.0, wait_s)
 
     def _is_others(self, message: Message) -> bool:
         """Whether a retry tier's message belongs to another stage."""
         return (
-            message.topic in RETRY_TOPICS
-            and message.topic not in self._stage.sources
-            and message.header(h.RETRY_STAGE) != self._stage.name
+            _from_tier(self._stage, message) and message.header(h.RETRY_STAGE) != self._stage.name
         )
 
     def _forget_lost(self) -> None:
         for source, works in list(self._held.items()):
             lease = self._log.lease(source)
             kept = deque(work for work in works if work.message.lease == lease)
+            for work in works:
+                work.discarded = work.message.lease != lease
             if len(kept) < len(works):
                 self._observer.discarded(self._stage.name, source, len(works) - len(kept))
             if kept:
@@ -407,20 +492,24 @@ class _Loop:
     # Working
 
     def _hand_out(self) -> None:
-        now = time.monotonic()
+        now, now_ms = time.monotonic(), self._now_ms()
         while self._running < self._stage.workers:
             ready = [
                 work
                 for works in self._held.values()
                 for work in works
-                if work.records is None and not work.running and work.ready_at <= now
+                if work.records is None
+                and not work.running
+                and work.ready_at <= now
+                and work.due_ms <= now_ms
             ]
             if not ready:
                 return
             ready.sort(key=lambda work: work.ready_at)
             batch = ready[:1] if ready[0].alone else [w for w in ready if not w.alone]
             batch = batch[: self._stage.batch]
-            if len(batch) < self._stage.batch and now < batch[0].ready_at + self._stage.wait_s:
+            waits_to_fill = len(batch) < self._stage.batch and not batch[0].alone
+            if waits_to_fill and now < batch[0].ready_at + self._stage.wait_s:
                 return
             for work in batch:
                 work.running = True
@@ -430,21 +519,23 @@ class _Loop:
     def _work(self) -> None:
         """A worker thread: its results go back one by one, then the end of its batch."""
         while (batch := self._todo.get()) is not None:
+            ended: BaseException | None = None
             try:
                 started = time.monotonic()
                 messages = [work.message for work in batch]
                 for index, result in process(self._stage, self._codec, messages, self._clock):
                     self._done.put((batch, batch[index], result))
                 self._observer.batch(self._stage.name, len(batch), time.monotonic() - started)
-            finally:
-                self._done.put((batch, None, None))
+            except BaseException as error:  # the owner of the loop decides, not this thread
+                ended = error
+            self._done.put((batch, None, ended))
 
     def _collect(self) -> None:
         """Take in what workers have finished; waits a moment where there is nothing else to do."""
         wait_s = 0.02 if self._running else 0.0
         while True:
             try:
-                _, work, result = (
+                batch, work, result = (
                     self._done.get(timeout=wait_s) if wait_s else self._done.get(False)
                 )
             except queue.Empty:
@@ -452,14 +543,25 @@ class _Loop:
             wait_s = 0.0
             if work is None:
                 self._running -= 1
-            else:
+                self._end(batch, result)
+            elif not work.discarded:
                 self._settle(work, result)
+
+    def _end(self, batch: list[_Work], ended: BaseException | None) -> None:
+        """A batch is over; what it left without an answer has failed."""
+        if ended is not None and not isinstance(ended, Exception):
+            raise ended
+        left = [work for work in batch if work.running and not work.discarded]
+        for work in left:
+            self._settle(work, ended or RuntimeError("the batch ended without an answer"))
+        if ended is not None and not left:
+            self._observer.failed(self._stage.name, batch[-1].message, ended, batch[-1].tries)
 
     def _settle(self, work: _Work, result: list[Record] | Exception) -> None:
         """Decide what becomes of a message."""
         work.running = False
         name, message = self._stage.name, work.message
-        now_ms = round(self._clock().timestamp() * 1000)
+        now_ms = self._now_ms()
         if isinstance(result, NotYet):
             moved = retry(name, message, result, now_ms, self._policy)
             if isinstance(moved, Record):
@@ -474,25 +576,53 @@ class _Loop:
                 self._breaker.note(failed=False)
                 self._observer.handled(name, message, len(result))
             case Invalid():
-                work.records = [dead_letter(name, message, result, now_ms)]
                 self._breaker.note(failed=False)
-                self._observer.refused(name, message, result)
+                self._refuse(work, result, now_ms)
             case Transient():
                 work.waits += 1
                 work.ready_at = time.monotonic() + self._backoff(work.waits)
                 self._observer.waiting(name, result)
             case _:
                 work.tries += 1
+                work.waits = 0
                 work.alone = True
                 work.ready_at = time.monotonic() + self._backoff(work.tries)
                 self._observer.failed(name, message, result, work.tries)
-                if work.tries >= self._policy.attempts:
-                    self._breaker.note(failed=True, what=f"{type(result).__name__}: {result}")
-                    if self._breaker.open is not None:
-                        self._observer.stopped(name, self._breaker.open)
-                        return
-                    work.records = [dead_letter(name, message, result, now_ms)]
-                    self._observer.refused(name, message, result)
+                if work.tries < self._policy.attempts or self._breaker.open is not None:
+                    return
+                why = self._breaker.note(failed=True, what=f"{type(result).__name__}: {result}")
+                if why is None:
+                    self._refuse(work, result, now_ms)
+                else:
+                    self._observer.stopped(name, why)
+
+    def _refuse(self, work: _Work, failure: Exception, now_ms: int) -> None:
+        message = work.message
+        origin = message.topic
+        if _from_tier(self._stage, message):
+            origin = message.header(h.RETRY_TOPIC) or origin
+        # A dead letter that cannot be processed is one already: it stays where it lies.
+        work.records = (
+            []
+            if origin == DEAD_LETTER
+            else [dead_letter(self._stage.name, message, failure, now_ms)]
+        )
+        self._observer.refused(self._stage.name, message, failure)
+
+    def _note_waits(self) -> None:
+        """Say so once nothing waits for a dependency any more."""
+        down = (
+            self._poll_waits > 0
+            or self._commit_waits > 0
+            or any(
+                work.waits > 0 and work.records is None
+                for works in self._held.values()
+                for work in works
+            )
+        )
+        if self._down and not down:
+            self._observer.working(self._stage.name)
+        self._down = down
 
     def _backoff(self, count: int) -> float:
         doubled = self._policy.backoff_s * 2.0 ** min(count - 1, 16)
@@ -521,7 +651,8 @@ class _Loop:
         except Lost as lost:
             self._observer.lost(self._stage.name, lost)
             for source in lost.sources:
-                self._held.pop(source, None)
+                for work in self._held.pop(source, ()):
+                    work.discarded = True
             return
         except Transient as failure:
             self._commit_waits += 1

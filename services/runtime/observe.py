@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, TextIO, get_args
@@ -36,6 +37,7 @@ METRICS: tuple[str, ...] = get_args(MetricName)
 
 # A loop that has not come round for this long is no longer alive.
 _BEAT_S = 60.0
+_LONGEST_TRACE = 8_000
 
 
 def configure_logs(level: str = "INFO", stream: TextIO | None = None) -> None:
@@ -68,7 +70,7 @@ class Observer:
         self._lock = threading.Lock()
         self._unready: dict[str, str | None] = {}
         self._beats: dict[str, float] = {}
-        self._down_since: dict[str, float] = {}
+        self._stopped: dict[str, str] = {}
 
         def counter(name: MetricName, about: str, *labels: str) -> Counter:
             return Counter(name.removesuffix("_total"), about, labels, registry=self.registry)
@@ -100,7 +102,14 @@ class Observer:
         self._beats[stage] = time.monotonic()
 
     def ready(self, stage: str) -> None:
+        with self._lock:
+            self._stopped.pop(stage, None)
         self._set(stage, None)
+
+    def working(self, stage: str) -> None:
+        """Nothing that the stage depends on is down any more."""
+        if self._set(stage, None):
+            self._log.info("working again", stage=stage)
 
     def handled(self, stage: str, message: Message, outputs: int) -> None:
         self._messages.labels(stage, "handled").inc()
@@ -119,7 +128,9 @@ class Observer:
 
     def failed(self, stage: str, message: Message, why: Exception, tries: int) -> None:
         self._failures.labels(stage).inc()
-        self._log.error("failed", tries=tries, exc_info=why, **_where(stage, message))
+        # As text: a renderer that shows local variables would show what was said on the call.
+        trace = "".join(traceback.format_exception(why))[-_LONGEST_TRACE:]
+        self._log.error("failed", tries=tries, why=trace, **_where(stage, message))
 
     def waiting(self, stage: str, why: Transient) -> None:
         self._waits.labels(stage, why.reason).inc()
@@ -134,7 +145,9 @@ class Observer:
         self._log.info("commit refused", stage=stage, lost=str(lost))
 
     def stopped(self, stage: str, why: str) -> None:
-        self._set(stage, f"breaker: {why}")
+        with self._lock:
+            self._stopped[stage] = f"breaker: {why}"
+        self._set(stage, None)
         self._log.error("breaker opened", stage=stage, why=why)
 
     def batch(self, stage: str, messages: int, seconds: float) -> None:
@@ -143,14 +156,11 @@ class Observer:
 
     def committed(self, stage: str, messages: int, seconds: float) -> None:
         self._commit_s.labels(stage).observe(seconds)
-        reason = self._unready.get(stage)
-        if reason is not None and not reason.startswith("breaker"):
-            self._set(stage, None)
-            self._log.info("working again", stage=stage)
 
     def _set(self, stage: str, reason: str | None) -> bool:
-        """Remember why a stage is not ready; whether that is news."""
+        """Remember why a stage is not ready; whether that is news. A breaker stays open."""
         with self._lock:
+            reason = self._stopped.get(stage, reason)
             news = self._unready.get(stage, "") != reason
             self._unready[stage] = reason
         self._ready.labels(stage).set(reason is None)
