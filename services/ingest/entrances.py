@@ -27,6 +27,7 @@ import yaml
 from schemas.checks import problem_with
 from schemas.events import CallEnded, Recording, Role
 from services.runtime.errors import Invalid, Transient
+from services.runtime.observe import logger
 from services.runtime.stage import event_id, utc_now
 
 SIDECARS = (".json", ".yaml", ".yml")
@@ -72,6 +73,8 @@ def call_ended_for(
         "recording_id": f"{digest[:16]}",
         "status": "AVAILABLE",
         "uri": uri or (lies_at or path).absolute().as_uri(),
+        # Says what a file without header is, wherever it comes to lie.
+        "container": path.suffix.lstrip(".").lower() or None,
         "size_bytes": path.stat().st_size,
         "sha256": digest,
         **plain.pop("recording"),
@@ -139,7 +142,7 @@ def _expanded(told: Mapping[str, Any], digest: str) -> dict[str, Any]:
             case "queue" if isinstance(value, str):
                 plain["queue"] = {"id": value}
             case "hold":
-                plain["segments"] = [*told.get("segments", ()), *_holds(value)]
+                plain["segments"] = [*_list("segments", told), *_holds(value)]
             case "agent_id" | "agent_name":
                 plain.setdefault("participants", _agent(told))
             case "segments" if "hold" in told:
@@ -173,6 +176,13 @@ def _agent(told: Mapping[str, Any]) -> list[dict[str, Any]]:
         },
         {"participant_id": "customer", "role": "CUSTOMER"},
     ]
+
+
+def _list(key: str, told: Mapping[str, Any]) -> list[Any]:
+    value = told.get(key, [])
+    if not isinstance(value, list):
+        raise Invalid("bad_metadata", f"{key} is {value!r}, not a list")
+    return value
 
 
 def _holds(value: Any) -> list[dict[str, Any]]:
@@ -293,9 +303,12 @@ class DropFolder:
 
     def watch(self, stop: threading.Event, every_s: float = 1.0) -> None:
         """Look every `every_s` until `stop` is set; a publisher that is down is waited for."""
+        log = logger("drop_folder")
         while not stop.is_set():
-            with suppress(Transient):
+            try:
                 self.poll()
+            except Transient as why:
+                log.warning("waiting", reason=why.reason, detail=why.detail)
             stop.wait(every_s)
 
     def poll(self) -> list[CallEnded]:
@@ -313,6 +326,8 @@ class DropFolder:
                 continue
             except Invalid as problem:
                 self._refuse(path, problem)
+            except OSError as error:  # tried again once it has settled anew
+                logger("drop_folder").warning("cannot_take", file=path.name, error=str(error))
             self._seen.pop(path, None)
         return taken
 
