@@ -103,12 +103,13 @@ def columns_of(batch: Sequence[Envelope[Any]]) -> dict[str, list[list[Any]]]:
 
 
 def raw(warehouse: Warehouse, columns: Mapping[str, Sequence[Sequence[Any]]], types: Any) -> None:
-    client = warehouse._client()
-    for table, data in columns.items():
-        if table not in types:
-            types[table] = client.create_insert_context(table, list(TABLES[table])).column_types
-        client.insert(table, data, column_names=TABLES[table], column_types=types[table],
-                      column_oriented=True, settings={"async_insert": 0})  # fmt: skip
+    with warehouse._client() as client:
+        for table, data in columns.items():
+            names = list(TABLES[table])
+            if table not in types:
+                types[table] = client.create_insert_context(table, names).column_types
+            client.insert(table, data, column_names=names, column_types=types[table],
+                          column_oriented=True, settings={"async_insert": 0})  # fmt: skip
 
 
 def main() -> None:

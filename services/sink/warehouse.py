@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import queue
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ def migrations(folder: Path = _MIGRATIONS) -> list[Migration]:
 
 
 class Warehouse:
-    """One database of a ClickHouse engine. Thread-safe: each thread has its own client.
+    """One database of a ClickHouse engine. Thread-safe: no client serves two threads at a time.
 
     Every method raises Transient when the engine does not answer or says that the same statement
     may succeed later, and the driver's own error for anything else.
@@ -121,9 +121,7 @@ class Warehouse:
 
     def __init__(self, settings: SinkSettings) -> None:
         self._settings = settings
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._clients: list[Client] = []
+        self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         self._types: dict[str, tuple[Sequence[str], Sequence[Any]]] = {}
 
     @classmethod
@@ -136,7 +134,8 @@ class Warehouse:
         try:
             with _translated("connect"), warehouse._connect(None) as first:
                 first.command(f"CREATE DATABASE IF NOT EXISTS {settings.database}")
-                warehouse._client()
+                with warehouse._client():  # kept: the engine closes with its last client
+                    pass
             warehouse.migrate()
         except BaseException:
             warehouse.close()
@@ -144,12 +143,12 @@ class Warehouse:
         return warehouse
 
     def close(self) -> None:
-        """Close every thread's client. The embedded engine lets its folder go with the last one."""
-        with self._lock:
-            clients, self._clients = self._clients, []
-            self._local = threading.local()
-        for client in clients:
-            client.close()
+        """Close every idle client. The embedded engine lets its folder go with the last one."""
+        while True:
+            try:
+                self._idle.get_nowait().close()
+            except queue.Empty:
+                return
 
     def _connect(self, database: str | None) -> Client:
         settings = self._settings
@@ -183,14 +182,17 @@ class Warehouse:
             form_encode_query_params=True,
         )
 
-    def _client(self) -> Client:
-        client: Client | None = getattr(self._local, "client", None)
-        if client is None:
+    @contextmanager
+    def _client(self) -> Iterator[Client]:
+        """A client for one caller; as many are kept as were ever in use at once."""
+        try:
+            client = self._idle.get_nowait()
+        except queue.Empty:
             client = self._connect(self._settings.database)
-            with self._lock:
-                self._clients.append(client)
-            self._local.client = client
-        return client
+        try:
+            yield client
+        finally:
+            self._idle.put(client)
 
     def insert(
         self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str
@@ -200,8 +202,7 @@ class Warehouse:
         A second insert with the same `token` is dropped as long as the table's window remembers
         it, whatever its data: the token must name the data.
         """
-        with _translated(f"insert into {table}"):
-            client = self._client()
+        with _translated(f"insert into {table}"), self._client() as client:
             if table not in self._types:
                 context = client.create_insert_context(table, list(columns))
                 self._types[table] = (context.column_names, context.column_types)
@@ -227,8 +228,8 @@ class Warehouse:
 
         `formats` says how columns are read: {"value": "bytes"} for a String that holds bytes.
         """
-        with _translated("query"):
-            client, bound = self._client(), dict(parameters or {})
+        with _translated("query"), self._client() as client:
+            bound = dict(parameters or {})
             answer = client.query(sql, parameters=bound, column_formats=dict(formats or {}))
             names = tuple(answer.column_names)
             if not names and _SELECT.match(sql):  # the embedded engine names no columns of no rows
@@ -243,15 +244,13 @@ class Warehouse:
         parameters: Parameters | None = None,
     ) -> bytes:
         """The answer of `sql` in one of ClickHouse's own formats."""
-        with _translated("query"):
-            return self._client().raw_query(sql, parameters=dict(parameters or {}), fmt=format)
+        with _translated("query"), self._client() as client:
+            return client.raw_query(sql, parameters=dict(parameters or {}), fmt=format)
 
     def command(self, sql: str, parameters: Parameters | None = None) -> None:
         """Run a statement that answers nothing. Mutations are complete on return."""
-        with _translated("command"):
-            self._client().command(
-                sql, parameters=dict(parameters or {}), settings={"mutations_sync": 2}
-            )
+        with _translated("command"), self._client() as client:
+            client.command(sql, parameters=dict(parameters or {}), settings={"mutations_sync": 2})
 
     def migrate(self, folder: Path = _MIGRATIONS) -> list[str]:
         """Apply what has not been applied, in order; the names of what was.

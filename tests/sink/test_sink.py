@@ -416,6 +416,49 @@ def test_an_outage_is_transient_for_the_whole_batch(warehouse: Warehouse, topics
     assert one(warehouse, "SELECT state FROM calls") == "enriched"
 
 
+def test_the_same_sink_goes_on_after_an_outage_at_any_write(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    """What it remembers of the archive does not outlive a batch that failed."""
+
+    class Stumbling(Writes):
+        stumble_at = 0
+
+        def wrote(self) -> None:
+            if self.count == self.stumble_at:
+                raise Transient("warehouse_down", "no answer")
+
+    batch = life_of(topics, HAPPY)
+    counting = Writes(warehouse)
+    sink(counting, batch)
+    rows = physical(warehouse)
+    for writes in (1, counting.count // 2, counting.count):
+        empty(warehouse)
+        stumbling = Stumbling(warehouse)
+        stumbling.stumble_at = writes
+        handle = stage(SinkSettings(), stumbling).handle
+        with pytest.raises(Transient):
+            list(handle(batch))
+        assert [outcome for _, outcome in handle(batch)] == [()] * len(batch)
+        assert physical(warehouse) == rows
+
+
+def test_a_partition_that_comes_back_is_asked_about_again(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    """While it was away another sink stored what this one is given now."""
+    before, *rest = life_of(topics, HAPPY)
+    handle = stage(SinkSettings(), warehouse).handle
+    list(handle([before]))
+    other = stage(SinkSettings(), warehouse).handle
+    list(other(rest))
+    rows = physical(warehouse)
+    back = [replace(it, message=replace(it.message, lease=1)) for it in (before, *rest)]
+    for envelope in back:
+        list(handle([envelope]))
+    assert physical(warehouse) == rows
+
+
 def erasure(topics: Topics, at: datetime, id: str = "erasure") -> Envelope[Any]:
     event = e.CallErased(tenant_id="acme", call_id="happy", erased_at=at, requested_by="operator",
                          reason="the customer asked")  # fmt: skip

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -116,6 +117,15 @@ def test_threads_query_at_the_same_time(warehouse: Warehouse) -> None:
         assert list(pool.map(total, numbers)) == [
             sum(range(100_000 + number)) for number in numbers
         ]
+
+
+def test_a_thread_that_ends_leaves_no_client_behind(warehouse: Warehouse) -> None:
+    """A server that starts a thread per request would hold an engine handle per request."""
+    for _ in range(20):
+        thread = Thread(target=warehouse.query, args=("SELECT 1",))
+        thread.start()
+        thread.join()
+    assert warehouse._idle.qsize() == 1
 
 
 def test_parameters_are_values_and_never_sql(warehouse: Warehouse) -> None:
