@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, TextIO, get_args
 
@@ -38,27 +38,60 @@ METRICS: tuple[str, ...] = get_args(MetricName)
 # A loop that has not come round for this long is no longer alive.
 _BEAT_S = 60.0
 _LONGEST_TRACE = 8_000
+# Twice what an id may have, in bytes: what is longer is no key of ours.
+_LONGEST_KEY = 1_024
 
 
 def configure_logs(level: str = "INFO", stream: TextIO | None = None) -> None:
-    """Structured logs as JSON lines on `stream` (default stderr), library logs included."""
+    """Structured logs as JSON lines on `stream` (default stderr).
+
+    Libraries' own logs come in the same form from WARNING up: below that some name the URLs they
+    call, signatures included. Raises ValueError for a level that is none.
+    """
+    levels = logging.getLevelNamesMapping()
+    if level not in levels:
+        raise ValueError(f"log level is {level!r}, not one of {', '.join(levels)}")
+    out = stream or sys.stderr
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    render: list[Any] = [structlog.processors.JSONRenderer(ensure_ascii=False), _printable]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        processors=[_named, *shared, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(levels[level]),
+        logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
+    handler = logging.StreamHandler(out)
+    handler.name = "callstream"
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [h for h in root.handlers if h.name != handler.name] + [handler]
+    root.setLevel(max(levels[level], logging.WARNING))
+
+
+def _named(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """As libraries' lines are; structlog itself cannot take a first value of that name."""
+    line["logger"] = line.pop("logger_name", "")
+    return line
+
+
+def _printable(_: Any, __: str, line: str) -> str:
+    """Names of files need not be text; a line of the log is."""
+    return line.encode("utf-8", "backslashreplace").decode()
 
 
 def logger(name: str) -> Any:
-    """A structured logger; its lines carry `logger`."""
-    return structlog.get_logger().bind(logger=name)
+    """A structured logger; its lines carry `logger`. Follows `configure_logs` whenever called."""
+    return structlog.get_logger(logger_name=name)
 
 
 class Observer:
@@ -119,12 +152,12 @@ class Observer:
         reason = why.reason if isinstance(why, Failure) else "unexpected"
         self._messages.labels(stage, "dead_letter").inc()
         self._dead.labels(stage, reason).inc()
-        self._log.warning("dead letter", why=str(why), **_where(stage, message))
+        self._log.warning("dead letter", why=str(why)[:_LONGEST_TRACE], **_where(stage, message))
 
     def retried(self, stage: str, message: Message, why: NotYet) -> None:
         self._messages.labels(stage, "retry").inc()
         self._retries.labels(stage, why.reason).inc()
-        self._log.info("not yet", why=str(why), **_where(stage, message))
+        self._log.info("not yet", why=str(why)[:_LONGEST_TRACE], **_where(stage, message))
 
     def failed(self, stage: str, message: Message, why: Exception, tries: int) -> None:
         self._failures.labels(stage).inc()
@@ -184,7 +217,7 @@ class Observer:
 
 
 def _where(stage: str, message: Message) -> dict[str, Any]:
-    tenant, _, call = (message.key or b"").decode("utf-8", "replace").partition("/")
+    tenant, _, call = (message.key or b"")[:_LONGEST_KEY].decode("utf-8", "replace").partition("/")
     return {
         "stage": stage,
         "tenant_id": tenant,
@@ -228,10 +261,15 @@ class HealthServer:
             def log_message(self, format: str, *args: Any) -> None:
                 """Requests are not logged."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """A client that goes away in the middle is no event of ours."""
+
+        self._server = Server((host, port), Handler)
         self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
         self._thread.start()
 
     def close(self) -> None:
