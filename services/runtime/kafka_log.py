@@ -11,9 +11,10 @@ from __future__ import annotations
 import struct
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from confluent_kafka import (
@@ -41,6 +42,22 @@ T = TypeVar("T")
 _EXPELLED = frozenset(
     {KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_MEMBER_EPOCH, KafkaError.FENCED_INSTANCE_ID}
 )
+# The group is rebalancing; the next call of messages() tells what is still this member's.
+_BETWEEN_GENERATIONS = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.STALE_MEMBER_EPOCH,
+    }
+)  # fmt: skip
+# Partitions change their leaders, or a transaction is just being ended: ask again.
+_MOVING = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+    }
+)  # fmt: skip
 # Nothing is served until a person mends it, or for a while; the client itself keeps trying.
 _OUTAGES = frozenset(
     {
@@ -52,6 +69,8 @@ _OUTAGES = frozenset(
 # consume() does not let go for signals while it waits.
 _SLICE_S = 0.25
 _SCAN_BATCH = 1_000
+_FAR_MESSAGES = 100
+_FAR_BYTES = 4_000_000
 
 
 class KafkaSettings(BaseModel):
@@ -107,7 +126,7 @@ class KafkaLog:
         self._lease_number = 0
         self._paused: set[TopicPartition] = set()
         self._doubtful: set[TopicPartition] = set()
-        self._is_held: Callable[[TopicPartition], bool] = lambda source: False
+        self._ahead: dict[TopicPartition, deque[Message]] = {}
         self._trouble: KafkaError | None = None
         self._producer: Producer | None = None
         self._failed: KafkaError | None = None
@@ -152,19 +171,21 @@ class KafkaLog:
         if consumer is None:
             return []
         deadline = time.monotonic() + wait_s
-        held = frozenset(hold)
-        self._is_held = lambda source: limit <= 0 or source in held
         with self._answered():
             self._settle(consumer)
-            self._pause(consumer)
             while True:
-                left = max(0.0, deadline - time.monotonic())
-                # One first: a wait for many ends only when all of them are there.
+                self._pause(consumer)
+                open_ = [source for source in self._ahead if source not in hold]
+                wanted = limit - sum(len(self._ahead[source]) for source in open_)
+                left = max(0.0, deadline - time.monotonic()) if wanted >= limit else 0.0
+                # Always one, for membership lives by it; and one first, for a wait for many ends
+                # only when all of them are there.
                 taken = consumer.consume(1, min(left, _SLICE_S))
-                if taken and limit > 1:
-                    taken += consumer.consume(limit - 1, 0.0)
-                found = [message for raw in taken if (message := self._read(raw)) is not None]
-                if found:
+                if taken and wanted > 1:
+                    taken += consumer.consume(wanted - 1, 0.0)
+                for raw in taken:
+                    self._read(raw)
+                if found := self._give(limit, hold):
                     return found
                 if self._trouble is not None:
                     trouble, self._trouble = self._trouble, None
@@ -172,24 +193,35 @@ class KafkaLog:
                 if time.monotonic() >= deadline:
                     return []
 
-    def _read(self, raw: KafkaMessage) -> Message | None:
+    def _read(self, raw: KafkaMessage) -> None:
         error = raw.error()
-        if error is not None:
-            # Told at the next call that finds nothing: what was read beside it is not lost.
-            if error.code() != KafkaError._MAX_POLL_EXCEEDED and not error.retriable():
-                self._trouble = error
-            return None
-        message = _message(raw)
-        lease = self._leases.get(message.source)
-        if lease is None:
-            return None
-        return Message(
-            message.topic, message.partition, message.offset, message.key, message.value,
-            message.headers, message.timestamp_ms, lease,
-        )  # fmt: skip
+        if error is None:
+            message = _message(raw)
+            lease = self._leases.get(message.source)
+            if lease is not None:
+                ahead = self._ahead.setdefault(message.source, deque())
+                ahead.append(replace(message, lease=lease))
+        elif error.code() != KafkaError._MAX_POLL_EXCEEDED and not error.retriable():
+            # Told when nothing is found: what was read beside it is not lost.
+            self._trouble = error
+
+    def _give(self, limit: int, hold: Collection[TopicPartition]) -> list[Message]:
+        """Up to `limit` of what was read ahead, some of each partition."""
+        found: list[Message] = []
+        sources = [source for source in self._ahead if source not in hold]
+        for at, source in enumerate(sources):
+            ahead = self._ahead.pop(source)
+            share = max(1, (limit - len(found)) // (len(sources) - at))
+            while ahead and share and len(found) < limit:
+                found.append(ahead.popleft())
+                share -= 1
+            if ahead:
+                self._ahead[source] = ahead  # now the last in turn
+        return found
 
     def _pause(self, consumer: Consumer) -> None:
-        wanted = {source for source in self._leases if self._is_held(source)}
+        """Pause what is far ahead; a pause for every hold would fetch the same again and again."""
+        wanted = {source for source, ahead in self._ahead.items() if _is_far(ahead)}
         if pause := wanted - self._paused:
             consumer.pause(_partitions(pause))
         if resume := self._paused - wanted:
@@ -203,25 +235,22 @@ class KafkaLog:
 
     def _on_assign(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         consumer.incremental_assign(partitions)
-        self._take(consumer, {TopicPartition(p.topic, p.partition) for p in partitions})
-
-    def _take(self, consumer: Consumer, sources: set[TopicPartition]) -> None:
-        """Begin a lease of each; an assignment un-pauses, so what is held is paused again."""
-        for source in sources:
+        for taken in partitions:
             self._lease_number += 1
-            self._leases[source] = self._lease_number
-        self._paused -= sources
-        if held := {source for source in sources if self._is_held(source)}:
-            consumer.pause(_partitions(held))
-            self._paused |= held
+            self._leases[TopicPartition(taken.topic, taken.partition)] = self._lease_number
 
     def _on_revoke(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
-        for gone in partitions:
-            source = TopicPartition(gone.topic, gone.partition)
-            self._leases.pop(source, None)
-            self._paused.discard(source)
-            self._doubtful.discard(source)
+        sources = {TopicPartition(gone.topic, gone.partition) for gone in partitions}
+        self._drop(sources)
+        self._doubtful -= sources
         consumer.incremental_unassign(partitions)
+
+    def _drop(self, sources: Collection[TopicPartition]) -> None:
+        """End the leases; an assignment begins without a pause."""
+        for source in sources:
+            self._leases.pop(source, None)
+            self._ahead.pop(source, None)
+        self._paused.difference_update(sources)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in _OUTAGES or error.fatal():
@@ -232,10 +261,10 @@ class KafkaLog:
         if not self._doubtful:
             return
         self._ready_producer(time.monotonic() + self._settings.request_timeout_s)
-        sources, self._doubtful = self._doubtful, set()
-        consumer.incremental_unassign(_partitions(sources))
-        consumer.incremental_assign(_partitions(sources))
-        self._take(consumer, sources)
+        partitions = _partitions(self._doubtful)
+        self._doubtful = set()
+        consumer.incremental_unassign(partitions)
+        self._on_assign(consumer, partitions)
 
     # Writing
 
@@ -315,8 +344,7 @@ class KafkaLog:
         if asked and not (error is not None and error.txn_requires_abort()):
             self._producer = None
             self._doubtful |= offsets.keys()
-            for source in offsets:
-                self._leases.pop(source, None)
+            self._drop(offsets)
             if offsets:
                 raise Lost(offsets.keys()) from failure
             raise Transient("commit_in_doubt", f"{self._where}: {failure}") from failure
@@ -330,8 +358,10 @@ class KafkaLog:
             # the broker when its time is over.
             self._producer = None
         if error is not None and error.code() in _EXPELLED:
-            self._leases.clear()
+            self._drop(list(self._leases))
             raise Lost(offsets.keys()) from failure
+        if error is not None and error.code() in _BETWEEN_GENERATIONS:
+            raise Transient("rebalancing", f"group {self._group}: {error.str()}") from failure
 
     def _ready_producer(self, deadline: float) -> Producer:
         if self._producer is None:
@@ -427,31 +457,54 @@ class KafkaView:
         """As `LogView.ends`; transaction markers count among the offsets."""
         count = self.partitions().get(topic, 0)
         parts = [KafkaPartition(topic, number) for number in range(count)]
-        bounds = []
-        with _answered(self._settings):
-            for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):  # type: ignore[no-untyped-call]
-                answers = self._admin.list_offsets(
-                    dict.fromkeys(parts, spec),
-                    isolation_level=IsolationLevel.READ_COMMITTED,
-                    request_timeout=self._settings.request_timeout_s,
-                )
-                bounds.append({p.partition: _result(f).offset for p, f in answers.items()})
-        return {number: (bounds[0][number], bounds[1][number]) for number in sorted(bounds[0])}
+
+        def asked(spec: OffsetSpec) -> dict[int, int]:
+            answers = self._admin.list_offsets(
+                dict.fromkeys(parts, spec),
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=self._settings.request_timeout_s,
+            )
+            return {part.partition: answer.result().offset for part, answer in answers.items()}
+
+        firsts = self._ask(lambda: asked(OffsetSpec.earliest()))  # type: ignore[no-untyped-call]
+        ends = self._ask(lambda: asked(OffsetSpec.latest()))  # type: ignore[no-untyped-call]
+        return {number: (firsts[number], ends[number]) for number in range(count)}
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
-        with _answered(self._settings):
+        # Each partition is named: of all that a group has, the broker leaves out those whose first
+        # commit is just being ended, instead of saying so.
+        parts = [
+            KafkaPartition(topic, number)
+            for topic, count in self.partitions().items()
+            for number in range(count)
+        ]
+
+        def asked() -> list[KafkaPartition]:
             answers = self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group)],
+                [ConsumerGroupTopicPartitions(group, parts)],
                 require_stable=True,
                 request_timeout=self._settings.request_timeout_s,
             )
-            try:
-                found = _result(answers[group]).topic_partitions or ()
-            except KafkaException as failure:
-                if failure.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                    return {}
-                raise
+            found = answers[group].result().topic_partitions or []
+            for partition in found:
+                if partition.error is not None:
+                    raise KafkaException(partition.error)
+            return found
+
+        found = self._ask(asked) if parts else []
         return {TopicPartition(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        deadline = time.monotonic() + self._settings.request_timeout_s
+        with _answered(self._settings):
+            while True:
+                try:
+                    return question()
+                except KafkaException as failure:
+                    code = failure.args[0].code()
+                    if code not in _MOVING or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
 
     def scan(self, topic: str, start: Mapping[int, int] | None = None) -> Iterator[Message]:
         """As `LogView.scan`; partitions are interleaved, each in its order."""
@@ -553,10 +606,6 @@ def _generation(metadata: bytes) -> int:
     return int(struct.unpack_from("=i", metadata, len(magic))[0])
 
 
-def _result(future: Future[T]) -> T:
-    return future.result()
-
-
 def _topics(admin: AdminClient, settings: KafkaSettings) -> dict[str, int]:
     found = admin.list_topics(timeout=settings.request_timeout_s).topics
     return {
@@ -573,6 +622,13 @@ def _kept(name: str) -> dict[str, str]:
     if topic.cleanup == "compact":
         return {"cleanup.policy": "compact"}
     return {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)}
+
+
+def _is_far(ahead: Collection[Message]) -> bool:
+    return (
+        len(ahead) >= _FAR_MESSAGES
+        or sum(len(message.value or b"") for message in ahead) >= _FAR_BYTES
+    )
 
 
 def _partitions(sources: Collection[TopicPartition]) -> list[KafkaPartition]:
