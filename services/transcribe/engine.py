@@ -80,8 +80,9 @@ class Engine(Protocol):
     ) -> Heard:
         """What is said within `spans` of `audio` (mono, 16 kHz, -1.0 to 1.0).
 
-        `spans` are sorted, disjoint and within the audio; nothing outside them is listened to,
-        and no spans give no segments. `language` (a primary tag) is what is spoken; without it
+        `spans` are sorted, disjoint and within the audio; no spans give no segments. Pauses of up
+        to two seconds between spans may be listened to as well: what must not be heard is zero in
+        `audio`. `language` (a primary tag) is what is spoken; without it
         the engine tells by itself, and `hints` are the tags more likely than others.
 
         Every segment has text, lies within the audio, and starts no earlier than the one before.

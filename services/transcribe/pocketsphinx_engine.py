@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from threading import Lock
 from typing import Any
@@ -28,8 +29,9 @@ from services.transcribe.engine import (
 from services.transcribe.spans import Span
 
 FRAME_MS = 10
-# Mean posterior of a segment's words from which the speech is taken for English. Below it lay all
-# Mandarin and Cantonese segments measured (highest 0.49), and English ones that came out wrong.
+# Mean posterior of a channel's words from which unhinted speech is taken for English. A judgement:
+# the highest of seven Mandarin and Cantonese clips measured was 0.49, and of English ones many are
+# lower, whose words are mostly wrong, too.
 SURE = 0.5
 _FILLER = re.compile(r"^[<\[+]")
 _ALTERNATE = re.compile(r"\(\d+\)$")
@@ -58,16 +60,16 @@ class PocketSphinxEngine:
         language: str | None = None,
         hints: Sequence[str] = (),
     ) -> Heard:
+        heard = [found for span in spans if (found := self._utterance(audio, span))]
         told = language == "en" or (language is None and tuple(hints) == ("en",))
-        heard = [found for span in spans if (found := self._utterance(audio, span, told))]
-        english = sum(s.end_ms - s.start_ms for s in heard if s.language == "en")
-        rest = sum(s.end_ms - s.start_ms for s in heard) - english
-        return Heard(
-            segments=tuple(heard),
-            language="en" if english > rest else UNDETERMINED,
-        )
+        sure = [word.confidence or 0.0 for found in heard for word in found.words or ()]
+        if sure and not told and sum(sure) / len(sure) < SURE:
+            # One segment of foreign speech may fit English words well; a channel of it does not.
+            heard = [replace(found, language=UNDETERMINED) for found in heard]
+            return Heard(segments=tuple(heard))
+        return Heard(segments=tuple(heard), language="en" if heard else UNDETERMINED)
 
-    def _utterance(self, audio: Samples, span: Span, told: bool) -> HeardSegment | None:
+    def _utterance(self, audio: Samples, span: Span) -> HeardSegment | None:
         samples = audio[span.start_ms * RATE_HZ // 1000 : span.end_ms * RATE_HZ // 1000]
         pcm = (np.clip(samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
         with self._lock:
@@ -99,7 +101,7 @@ class PocketSphinxEngine:
             text=" ".join(word.text for word in words),
             start_ms=words[0].start_ms or 0,
             end_ms=words[-1].end_ms or 0,
-            language="en" if told or confidence >= SURE else UNDETERMINED,
+            language="en",
             confidence=confidence,
             words=words,
         )

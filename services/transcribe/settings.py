@@ -39,7 +39,8 @@ class TrustSettings(BaseModel):
         default=0.5,
         ge=0,
         le=1,
-        description="Mean word probability below which LOW_CONFIDENCE is set.",
+        description="LOW_CONFIDENCE is set below this mean word probability, and always "
+        "where the language could not be told.",
     )
     no_speech: float = Field(
         default=0.6,

@@ -62,13 +62,12 @@ class Transcriber:
         )
 
     def _masks(self, event: CallRecorded) -> list[Masked]:
-        """Telephony intervals that are not transcribed and lie within a recording."""
+        """Telephony intervals that are not transcribed, on the call's timeline."""
         kinds = self.settings.masked_kinds | {SegmentKind.SECURE_PAUSE}
-        recorded = [_extent(recording) for recording in event.recordings]
         found = [
             Masked(kind=segment.kind, start_ms=segment.start_ms, end_ms=segment.end_ms)
             for segment in event.call.segments
-            if segment.kind in kinds and within(recorded, Span(segment.start_ms, segment.end_ms))
+            if segment.kind in kinds
         ]
         return sorted(found, key=lambda m: (m.start_ms, m.end_ms, m.kind))
 
@@ -113,7 +112,7 @@ class Transcriber:
             engine=self.chosen.engine.identity,
             language=language,
             hints=hints,
-            masks=within(local, Span(0, max(1, recording.duration_ms))),
+            masks=local,
             vad=self.settings.vad,
         )
         if self.settings.cache and (known := cache.load(self.objects, question)) is not None:
@@ -200,6 +199,10 @@ class Transcriber:
                 if channel.heard is not None:
                     heard.append(channel.heard)
                     segments += self._segments(event, recording, number, who, channel.heard)
+        extents = [
+            Span(0, result.duration_ms).shifted(recording.start_offset_ms)
+            for recording, result in zip(event.recordings, results, strict=True)
+        ]
         beyond, beyond_all = self._unsupported(language, hints)
         if beyond:
             effect = (
@@ -223,18 +226,12 @@ class Transcriber:
             transcribed_at=now,
             call=event.call,
             recordings=event.recordings,
-            duration_ms=max(
-                0,
-                *(
-                    recording.start_offset_ms + result.duration_ms
-                    for recording, result in zip(event.recordings, results, strict=True)
-                ),
-            ),
+            duration_ms=max(0, *(extent.end_ms for extent in extents)),
             engine=replace(self.chosen.engine.identity, reason=self.chosen.reason),
             language=beyond[0] if beyond_all else spoken,
             language_confidence=sure,
             segments=[replace(s, segment_id=number) for number, s in enumerate(segments)],
-            masked=masks,
+            masked=[m for m in masks if within(extents, Span(m.start_ms, m.end_ms))],
             channels=channels,
             degradations=[
                 Degradation(kind=kind, reason=reason) for kind, reason in dict.fromkeys(problems)
@@ -282,10 +279,6 @@ class Transcriber:
                 )
             )
         return made
-
-
-def _extent(recording: StoredRecording) -> Span:
-    return Span(0, max(1, recording.duration_ms)).shifted(recording.start_offset_ms)
 
 
 def _overall(segments: Sequence[Segment], heard: Sequence[Heard]) -> tuple[str, float | None]:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 
 from schemas.events import Flag
-from services.transcribe.engine import HeardSegment
+from services.transcribe.engine import UNDETERMINED, HeardSegment
 from services.transcribe.settings import TrustSettings
 from services.transcribe.spans import Span
 from services.transcribe.words import split
@@ -34,7 +34,10 @@ def flags(
         found.append(Flag.NO_SPEECH)
     if repeats(segment.text, settings):
         found.append(Flag.REPEAT_LOOP)
-    if segment.confidence is not None and segment.confidence < settings.low_confidence:
+    # Words of a language that could not be told may be another language's.
+    if segment.language == UNDETERMINED or (
+        segment.confidence is not None and segment.confidence < settings.low_confidence
+    ):
         found.append(Flag.LOW_CONFIDENCE)
     if 2 * sum(span.overlap_ms(hold) for hold in holds) > span.length_ms:
         found.append(Flag.INSIDE_HOLD)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from schemas import topics
 from schemas.checks import problem_with
@@ -34,7 +35,7 @@ from services.transcribe.engine import Engine
 from services.transcribe.handler import stage
 from services.transcribe.settings import TranscribeSettings
 from tests.transcribe.fake_engine import FakeEngine
-from tests.transcribe.sounds import noise, recorded, silence, speech, stored, wav
+from tests.transcribe.sounds import SPEECH, noise, recorded, silence, speech, stored, wav
 
 NOW = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 RECORDED: Mapping[str, CallRecorded] = EXAMPLES["CallRecorded"]
@@ -199,6 +200,17 @@ def test_masked_audio_is_not_given_to_the_engine(objects: DirectoryObjects) -> N
         assert segment.word_start_ms[0] == segment.start_ms
 
 
+def test_a_wrong_duration_does_not_uncover_a_secure_pause(objects: DirectoryObjects) -> None:
+    pause = CallSegment(kind=SegmentKind.SECURE_PAUSE, start_ms=1_000, end_ms=3_000)
+    described = stored(objects, "r1", wav([speech(0)]), 1, duration_ms=0)
+    run(objects, recorded(described), FakeEngine())
+    engine = FakeEngine()
+    transcript = run(objects, recorded(described, segments=[pause]), engine)
+    assert not transcript.cached
+    assert [masked.kind for masked in transcript.masked] == [SegmentKind.SECURE_PAUSE]
+    assert not engine.given[0][0][16_000:48_000].any()
+
+
 def test_speech_in_a_hold_that_is_not_masked_is_flagged(objects: DirectoryObjects) -> None:
     event = recorded(
         stored(objects, "r1", wav([speech(0)]), 1),
@@ -274,6 +286,15 @@ def test_no_english_is_made_up_for_a_mandarin_call(objects: DirectoryObjects) ->
     assert unsupported.kind is DegradationKind.LANGUAGE_UNSUPPORTED
     assert "zh" in unsupported.reason
     assert "pocketsphinx" in unsupported.reason
+
+
+def test_words_made_of_unhinted_mandarin_are_not_trusted(objects: DirectoryObjects) -> None:
+    data, rate = soundfile.read(SPEECH.parent / "zh-refund-complaint.wav", dtype="float32")
+    described = stored(objects, "r1", wav(list(data[: 5 * rate].T), rate), 2)
+    transcript = run(objects, recorded(described, language_hints=[]), pocketsphinx())
+    assert transcript.language == "und"
+    assert transcript.channels[0].speech_ms > 1_000
+    assert all(Flag.LOW_CONFIDENCE in segment.flags for segment in transcript.segments)
 
 
 def test_one_language_of_two_being_beyond_the_engine_is_said(objects: DirectoryObjects) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from schemas.events import Flag
@@ -12,7 +14,8 @@ SETTINGS = TrustSettings()
 
 
 def heard(text: str = "good morning", **changes: float) -> HeardSegment:
-    return HeardSegment(text=text, start_ms=0, end_ms=1_000, **changes)  # type: ignore[arg-type]
+    segment = HeardSegment(text=text, start_ms=0, end_ms=1_000, language="en")
+    return replace(segment, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,11 @@ def heard(text: str = "good morning", **changes: float) -> HeardSegment:
 )
 def test_flags(segment: HeardSegment, expected: list[Flag]) -> None:
     assert flags(segment, Span(0, 1_000), [], SETTINGS) == expected
+
+
+def test_words_of_an_unknown_language_are_not_trusted() -> None:
+    segment = replace(heard(confidence=0.9), language="und")
+    assert flags(segment, Span(0, 1_000), [], SETTINGS) == [Flag.LOW_CONFIDENCE]
 
 
 def test_speech_mostly_inside_a_hold_is_flagged() -> None:
