@@ -47,7 +47,8 @@ letters_app = typer.Typer(help="What could not be processed, and what to do abou
                           no_args_is_help=True)  # fmt: skip
 app.add_typer(letters_app, name="dead-letters")
 
-out = Console()
+# Piped output is not squeezed into the 80 columns that a missing terminal is taken to have.
+out = Console() if sys.stdout.isatty() else Console(width=140)
 err = Console(stderr=True)
 
 ShowFormat = StrEnum("ShowFormat", {name: name for name in FORMATS})  # type: ignore[misc]

@@ -174,15 +174,17 @@ def _show(asks: Asks, samples: Sequence[Sample], out: Console) -> None:
             continue
         wer = ""
         if row["degradations"] and not row["heard"]:
-            wer = ", ".join(row["degradations"]).lower()
+            wer = "not heard: " + row["degradations"][0].partition(":")[0].lower()
         elif sample.language == "en":
             wer = f"{word_error_rate(sample.script, row['heard']):.0%}"
         table.add_row(
             sample.title,
             f"{row['agent_turns']} agent, {row['customer_turns']} customer"
             if row["agent_turns"] or row["customer_turns"]
-            else f"{row['turns']} of nobody known",
-            _course(row["course"]),
+            else f"{row['turns']}, speakers unknown"
+            if row["turns"]
+            else "",
+            _course(row["course"]) if row["course"] else "",
             ", ".join(row["topics"] + row["emotions"]),
             "" if row["score"] is None else f"{row['score']:.0f}",
             ", ".join(row["alerts"]),
@@ -208,7 +210,7 @@ LEFT JOIN (SELECT call_id, arrayStringConcat(arrayMap(x -> x.2, arraySort(groupA
     GROUP BY call_id) AS s ON c.call_id = s.call_id
 LEFT JOIN (SELECT call_id, toInt32(sumIf(value, role = 'AGENT')) AS agent_turns,
     toInt32(sumIf(value, role = 'CUSTOMER')) AS customer_turns FROM call_metrics
-    WHERE tenant_id = 'demo' AND name = 'turns' GROUP BY call_id) AS m ON c.call_id = m.call_id
+    WHERE tenant_id = 'demo' AND name = 'turn_count' GROUP BY call_id) AS m ON c.call_id = m.call_id
 LEFT JOIN (SELECT call_id, groupArray((quarter, label)) AS course FROM call_course
     WHERE tenant_id = 'demo' AND role = 'CUSTOMER' GROUP BY call_id) AS k ON c.call_id = k.call_id
 WHERE c.tenant_id = 'demo'

@@ -1,0 +1,216 @@
+"""The command as people type it: a process of its own, a data folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from services.assembly import project_root
+from services.loopback import There, _running
+from services.runtime.errors import Transient
+
+SAMPLES = project_root() / "samples" / "audio"
+
+
+class Command:
+    """Runs `callstream` on one data folder, with the stub engine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("CALLSTREAM_")
+        } | {
+            "CALLSTREAM_DATA_DIR": str(self.data),
+            "CALLSTREAM_TRANSCRIBE__ENGINE": "stub",
+            "PYTHONWARNINGS": "error",
+        }
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.cli", *words],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *words: str, status: int = 0) -> str:
+        """Standard output; standard error where a failure is expected."""
+        process = self.start(*words)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == status, f"{words}: {process.returncode}\n{out}\n{err}"
+        return err if status else out
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    return Command(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def through(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """A data folder in which one call is through and one was refused."""
+    folder = tmp_path_factory.mktemp("through")
+    command = Command(folder)
+    text = folder / "text.wav"
+    text.write_text("this is no audio\n" * 100)
+    submitted = command("submit", "--wait", str(SAMPLES / "angry-refund.flac"), str(text), status=1)
+    assert "the stages run here meanwhile" in submitted
+    return command
+
+
+@pytest.mark.clickhouse
+def test_submitted_calls_are_shown_in_every_format(through: Command) -> None:
+    listed = [json.loads(line) for line in through("calls", "--format", "json").splitlines()]
+    states = {row["call_id"]: (row["state"], row["state_reason"]) for row in listed}
+    good, bad = sorted(states)
+    assert states[good][0] == "enriched"
+    assert states[bad] == ("failed", "ingest: not_audio")
+    assert "engine stub" in through("show", good)
+    assert json.loads(through("show", good, "--format", "json"))["transcript"]["call_id"] == good
+    for format, start in (("srt", "1\n00:00:"), ("vtt", "WEBVTT"), ("tsv", "start\tend"),
+                          ("rttm", "SPEAKER ")):  # fmt: skip
+        assert through("show", f"default/{good}", "--format", format).startswith(start)
+    assert "has no transcript: failed ingest: not_audio" in through("show", bad, status=1)
+    assert f"near: {good}" in through("show", good[:-3], status=1)
+
+
+@pytest.mark.clickhouse
+def test_submitting_again_adds_no_row(through: Command) -> None:
+    rows = "SELECT (SELECT count() FROM events), (SELECT count() FROM segments)"
+    before = through("sql", rows, "--format", "csv")
+    through("submit", "--wait", str(SAMPLES / "angry-refund.flac"))
+    assert through("sql", rows, "--format", "csv") == before
+
+
+@pytest.mark.clickhouse
+def test_a_question_that_is_wrong_is_answered_in_one_line(through: Command) -> None:
+    told = through("sql", "SELECT nothing FROM calls", status=1)
+    assert "nothing" in told
+    assert "Traceback" not in told
+    assert "Stack trace" not in told
+
+
+@pytest.mark.clickhouse
+def test_dead_letters_are_listed_shown_redriven_and_dropped(through: Command) -> None:
+    listed = through("dead-letters", "list")
+    assert "not_audio" in listed
+    id = next(word for word in listed.split() if word.replace("-", "").isdecimal() and "-" in word)
+    shown = through("dead-letters", "show", id)
+    assert "__connect.errors.exception.message: not_audio" in shown
+    assert '"recordings"' in shown
+    assert "redriven: 1" in through("dead-letters", "redrive", id)
+    assert "no dead letters" in through("dead-letters", "list")
+    through("submit", "--wait", str(SAMPLES / "angry-refund.flac"))
+    assert "not_audio" in through("dead-letters", "list"), "the text has not become audio"
+    assert "dropped: 1" in through("dead-letters", "drop", "--all")
+    assert "no dead letters" in through("dead-letters", "list")
+    assert "dead-letters list" in through("dead-letters", "drop", "7-7", status=1)
+
+
+@pytest.mark.clickhouse
+def test_while_up_runs_other_commands_ask_it(command: Command) -> None:
+    process = command.start("up")
+    try:
+        there = _answering(command.data)
+        command("submit", "--wait", str(SAMPLES / "silent-customer.flac"))
+        assert "enriched" in command("calls")
+        assert "already runs" in command("up", status=1)
+        assert there.ask("SELECT 1", "TSV") == b"1\n"
+        with pytest.raises(Transient, match="401"):
+            There(_port(command.data), "wrong").ask("SELECT 1", "TSV")
+        assert (command.data / "up.json").stat().st_mode & 0o077 == 0
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "callstream is up" in err
+    assert "enriched" in command("calls"), "the folder can be opened again"
+
+
+def _port(data: Path) -> int:
+    return int(json.loads((data / "up.json").read_text())["port"])
+
+
+def _answering(data: Path) -> There:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (data / "up.json").exists() and (there := _running(data)) is not None:
+            return there
+        time.sleep(0.05)
+    raise AssertionError("`callstream up` did not come up")
+
+
+def test_a_transcript_is_enriched_without_audio(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "call.txt"
+    file.write_text("agent: good morning\ncustomer: I am very angry, I want a refund\n", "utf-8")
+    found = json.loads(command("enrich", str(file)))
+    assert "refund" in json.dumps(found)
+    file.write_text("nobody in particular\n", "utf-8")
+    assert "line 1" in command("enrich", str(file), status=1)
+    assert "No such file" in command("enrich", str(tmp_path / "none.txt"), status=1)
+
+
+def test_settings_are_shown_with_secrets_masked(command: Command) -> None:
+    command.environment["CALLSTREAM_SINK__PASSWORD"] = "hunter2"
+    shown = command("config", "--environment")
+    assert "hunter2" not in shown
+    assert "CALLSTREAM_SINK__PASSWORD=**********" in shown
+    assert "CALLSTREAM_TRANSCRIBE__ENGINE=stub" in shown
+    assert "hunter2" not in command("config")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("CALLSTREAM_INGEST__MAX_BYTES", "-1", "CALLSTREAM_INGEST__MAX_BYTES='-1'"),
+        ("CALLSTREAM_INGEST__MAX_BITES", "1", "did you mean CALLSTREAM_INGEST__MAX_BYTES"),
+        ("CALLSTREAM_TRANSCRIBE__ENGINE", "hal", "'faster-whisper'"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(
+    command: Command, name: str, value: str, told: str
+) -> None:
+    command.environment[name] = value
+    assert told in command("config", status=1)
+
+
+def test_variables_that_resemble_no_setting_are_left_alone(command: Command) -> None:
+    command.environment["CALLSTREAM_SERVICE_HOST"] = "10.0.0.1"
+    assert "CALLSTREAM_DATA_DIR" in command("config", "--environment")
+
+
+@pytest.mark.clickhouse
+def test_doctor_checks_every_part_and_says_the_mend(command: Command) -> None:
+    told = command("doctor")
+    for part in ("python", "data folder", "log", "objects", "engine", "rules", "warehouse"):
+        assert part in told
+    assert "warn" in told, "the stub engine is nothing to rely on"
+    command.environment["CALLSTREAM_ENRICH__RULES_DIR"] = str(command.data / "none")
+    assert "CALLSTREAM_ENRICH__RULES_DIR" in _either(command, "doctor", status=1)
+
+
+def _either(command: Command, *words: str, status: int) -> str:
+    process = command.start(*words)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == status, err
+    return out + err
+
+
+def test_topics_are_listed_with_what_they_carry(command: Command) -> None:
+    listed = command("topics")
+    for name in ("calls.ended", "calls.dead-letter", "CallTranscribed", "original bytes"):
+        assert name in listed
+
+
+def test_submit_says_what_is_wrong_with_its_words(command: Command, tmp_path: Path) -> None:
+    assert "no such file" in command("submit", str(tmp_path / "none.wav"), status=1)
+    audio = str(SAMPLES / "praise.flac")
+    assert "no role; allowed: unknown" in command("submit", audio, "--roles", "boss", status=1)

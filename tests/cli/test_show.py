@@ -1,0 +1,66 @@
+"""Every format of a transcript, over every example."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from schemas.events import CallEnriched, CallTranscribed
+from schemas.examples import EXAMPLES
+from services.cli import show
+
+TRANSCRIPTS: dict[str, CallTranscribed] = dict(EXAMPLES["CallTranscribed"])
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+@pytest.mark.parametrize("format", show.FORMATS)
+def test_every_format_writes_every_segment_once(format: str, name: str) -> None:
+    call = TRANSCRIPTS[name]
+    written = show.FORMATS[format](call, None)
+    marks = {
+        "text": r"^\d[\d:]*  +\S+: ",
+        "json": r"^ +\"segment_id\": \d+,\n +\"recording_id\"",
+        "srt": r" --> ",
+        "vtt": r" --> ",
+        "tsv": r"^-?\d+\t\d+\t",
+        "rttm": r"^SPEAKER ",
+    }
+    assert len(re.findall(marks[format], written, re.MULTILINE)) == len(call.segments)
+
+
+def test_text_shows_findings_score_and_alerts() -> None:
+    enriched: CallEnriched = EXAMPLES["CallEnriched"]["happy"]
+    written = show.text(TRANSCRIPTS["happy"], enriched)
+    assert "topic refund (customer): “refund”" in written
+    assert "score 75 of 100" in written
+    assert "alert: angry_refund" in written
+
+
+def test_text_says_what_was_not_transcribed_and_what_is_degraded() -> None:
+    assert "secure_pause 02:00 to 02:20" in show.text(TRANSCRIPTS["hold"], None)
+    assert "degraded: no_diarization" in show.text(TRANSCRIPTS["mono"], None)
+    assert "nobody was heard to speak" in show.text(TRANSCRIPTS["silence"], None)
+
+
+def test_json_is_the_event() -> None:
+    written = json.loads(show.as_json(TRANSCRIPTS["mandarin"], None))
+    assert written["transcript"]["segments"][1]["text"] == "我对这个产品非常不满意，我要退款。"
+    assert written["enriched"] is None
+
+
+def test_subtitles_have_times_of_the_call() -> None:
+    call = TRANSCRIPTS["happy"]
+    first = call.segments[0]
+    assert (first.start_ms, first.end_ms) == (5000, 9800)
+    assert show.srt(call).startswith("1\n00:00:05,000 --> 00:00:09,800\nagent: good morning")
+    assert show.vtt(call).startswith("WEBVTT\n\n00:00:05.000 --> 00:00:09.800\n<v agent>good")
+    assert show.rttm(call).startswith("SPEAKER happy 1 5.000 4.800 <NA> <NA> agent <NA> <NA>\n")
+
+
+@pytest.mark.parametrize(
+    ("ms", "shown"), [(0, "00:00"), (61_999, "01:01"), (3_600_000, "1:00:00"), (-5, "00:00")]
+)
+def test_clock(ms: int, shown: str) -> None:
+    assert show.clock(ms) == shown
