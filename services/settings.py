@@ -131,7 +131,8 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     A variable that resembles no setting is left alone: Kubernetes makes CALLSTREAM_PORT and its
     like for a service of that name.
     """
-    known = {PREFIX + key.upper().replace(".", "__") for key, _, _ in described(Settings.model_construct())}
+    defaults = described(Settings.model_construct())
+    known = {PREFIX + key.upper().replace(".", "__") for key, _, _ in defaults}
     groups = {key.rpartition("__")[0] + "__" for key in known if "__" in key}
     for name in environ:
         upper = name.upper()

@@ -94,7 +94,7 @@ def call_ended_for(
         call["call_id"] = call_id
     call["tenant_id"] = tenant_id
     _fill_times(call, changed_at, recording.get("duration_ms") or 0)
-    about = json.dumps([path.name, digest, sorted(told.items())], default=str)
+    about = json.dumps([path.name, digest, sorted(told.items()), roles], default=str)
     call.setdefault("event_id", event_id("file", f"{tenant_id}\n{call['call_id']}\n{about}", 0, 0))
     return _converted(call, sidecar)
 

@@ -246,10 +246,11 @@ def _stored_recording(recording: Recording, receipt: Receipt) -> StoredRecording
 
 
 def _about(event: CallRecorded) -> str:
-    """What the event's id is made from: the same call, revision and content give the same id."""
+    """What the event's id is made from: what was told of the call, and the content stored."""
     hashes = [recording.sha256 for recording in event.recordings]
     refused = [f"-{refused.recording_id}" for refused in event.refused]
-    return "\n".join((event.tenant_id, event.call_id, str(event.revision), *hashes, *refused))
+    told = (event.tenant_id, event.call_id, str(event.revision), event.call.event_id)
+    return "\n".join((*told, *hashes, *refused))
 
 
 def _refusal(refused: Sequence[tuple[Recording, Invalid]]) -> Invalid:
