@@ -11,7 +11,7 @@ import io
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,7 +107,7 @@ class Codec:
         if topic is None:
             raise Invalid("unknown_topic", f"{message.topic!r} is not in the catalogue")
         if topic.record is None:
-            return self._envelope(message, message, _id_of_bytes(message))
+            return self._envelope(message, message, lambda: _id_of_bytes(message))
         self._check_type(message, topic.record)
         event = self._event(message, topic.record)
         expected = f"{event.tenant_id}/{event.call_id}".encode()
@@ -115,12 +115,7 @@ class Codec:
             raise Invalid(
                 "wrong_key", f"key is {_shown(message.key)}, the event is about {expected!r}"
             )
-        about = getattr(event, "event_id", None)
-        if about:
-            named = event_id("platform", f"{event.tenant_id}/{event.call_id}/{about}", 0, 0)
-        else:
-            named = _id_of_event(message)
-        return self._envelope(event, message, named)
+        return self._envelope(event, message, lambda: _id_of_event(event, message))
 
     def undecodable(self, message: Message, problem: Invalid) -> Envelope[Message]:
         """An envelope for stages that take even what cannot be decoded."""
@@ -215,9 +210,11 @@ class Codec:
             raise Invalid("wrong_body", f"{dataref} does not hold what its name says")
         return body
 
-    def _envelope(self, event: Any, message: Message, fallback_id: str) -> Envelope[Any]:
+    def _envelope(
+        self, event: Any, message: Message, id_without_header: Callable[[], str]
+    ) -> Envelope[Any]:
         header = message.header
-        id = header(h.ID) or fallback_id
+        id = header(h.ID) or id_without_header()
         if len(id) > LONGEST_ID:
             raise Invalid(
                 "bad_header", f"{h.ID} has {len(id)} characters, at most {LONGEST_ID} are allowed"
@@ -316,8 +313,10 @@ def _digest(message: Message) -> str:
     return digest.hexdigest()
 
 
-def _id_of_event(message: Message) -> str:
+def _id_of_event(event: Any, message: Message) -> str:
     """The same for the same event wherever it lies: delivered again, or back from a retry."""
+    if about := getattr(event, "event_id", None):
+        return event_id("platform", f"{event.tenant_id}/{event.call_id}/{about}", 0, 0)
     return event_id("bytes", _digest(message), 0, 0)
 
 

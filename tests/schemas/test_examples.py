@@ -191,6 +191,16 @@ def _unsound() -> Iterator[tuple[str, Any, str]]:
         "word_confidence",
     )
     yield (
+        "a word's confidence is no number",
+        _segment(
+            words=["a", "b"],
+            word_start_ms=[0, 1],
+            word_end_ms=[1, 2],
+            word_confidence=[0.5, math.nan],
+        ),
+        "word_confidence",
+    )
+    yield (
         "word outside any call",
         _segment(words=["a"], word_start_ms=[0], word_end_ms=[1 << 40], word_confidence=[]),
         "word_end_ms",
