@@ -1,0 +1,1 @@
+"""A real one-node Kafka for the tests: see :mod:`tests.kafka.broker`."""

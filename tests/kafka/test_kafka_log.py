@@ -1,0 +1,379 @@
+"""What the Kafka log promises beyond the seam: fencing, crashes, and commits in doubt."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+
+from schemas.topics import DEAD_LETTER, ERASED
+from services.runtime.errors import Transient
+from services.runtime.kafka_log import KafkaLog, KafkaSettings, KafkaView
+from services.runtime.log import Lost, Message, Record, TopicPartition
+from tests.kafka.broker import Broker, BrokerError
+from tests.kafka.fixtures import absent
+
+pytestmark = pytest.mark.kafka
+
+Protocol = Literal["classic", "consumer"]
+both_protocols = pytest.mark.parametrize("protocol", ["classic", "consumer"])
+
+_REPOSITORY = Path(__file__).parents[2]
+_PATIENCE_S = 60.0
+
+_MEMBER = """
+import sys
+from services.runtime.errors import Transient
+from services.runtime.kafka_log import KafkaLog, KafkaSettings
+from services.runtime.log import Lost, Record
+settings, group, source, target, mode = sys.argv[1:]
+log = KafkaLog(KafkaSettings.model_validate_json(settings), group, [source])
+while True:
+    got = log.messages(3, 0.2)
+    if mode == "stop" and got:
+        print("read", flush=True)
+        sys.stdin.readline()
+    try:
+        log.commit(
+            [Record(target, m.key, m.value) for m in got], {m.source: m.offset + 1 for m in got}
+        )
+    except (Lost, Transient) as refused:
+        print(type(refused).__name__, flush=True)
+    else:
+        if got:
+            print("committed", flush=True)
+"""
+
+
+def settings_for(broker: Broker, protocol: Protocol = "classic", **more: Any) -> KafkaSettings:
+    """Short times; a test that needs others gives them."""
+    return KafkaSettings(
+        bootstrap=broker.bootstrap,
+        group_protocol=protocol,
+        replication_factor=1,
+        **{"session_timeout_s": 2.0, "poll_timeout_s": 60.0, **more},
+    )
+
+
+def topics(settings: KafkaSettings, count: int = 0, partitions: int = 2) -> tuple[str, str, str]:
+    """A group, a source with `count` messages and an empty target."""
+    own = uuid.uuid4().hex[:12]
+    group, source, target = f"g-{own}", f"source-{own}", f"target-{own}"
+    KafkaView(settings).create({source: partitions, target: 1})
+    with closing(KafkaLog(settings)) as writer:
+        writer.commit([Record(source, b"k%d" % n, b"%d" % n) for n in range(count)], {})
+    return group, source, target
+
+
+def until(found: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while not found():
+        assert time.monotonic() < deadline, "waited in vain"
+
+
+def take(log: KafkaLog, count: int) -> list[Message]:
+    got: list[Message] = []
+
+    def enough() -> bool:
+        with suppress(Transient):
+            got.extend(log.messages(1_000, 0.2))
+        return len(got) >= count
+
+    until(enough)
+    assert len(got) == count
+    return got
+
+
+def after(messages: list[Message]) -> dict[TopicPartition, int]:
+    return {m.source: m.offset + 1 for m in sorted(messages, key=lambda m: m.offset)}
+
+
+def copies(messages: list[Message], target: str) -> list[Record]:
+    return [Record(target, m.key, m.value) for m in messages]
+
+
+def copy(log: KafkaLog, target: str, limit: int = 100) -> None:
+    """One turn of a loop that copies, with what the loop does when told to wait or of a loss."""
+    try:
+        got = log.messages(limit, 0.1)
+        while got:
+            try:
+                log.commit(copies(got, target), after(got))
+            except Lost as lost:
+                got = [m for m in got if m.source not in lost.sources]
+            except Transient:
+                with suppress(Transient):
+                    assert log.messages(0, 0.1) == []
+                got = [m for m in got if m.lease == log.lease(m.source)]
+            else:
+                return
+    except Transient:
+        return
+
+
+def written(settings: KafkaSettings, topic: str) -> Counter[bytes | None]:
+    return Counter(message.value for message in KafkaView(settings).scan(topic))
+
+
+def numbers(count: int) -> Counter[bytes | None]:
+    return Counter(b"%d" % n for n in range(count))
+
+
+@contextmanager
+def member(
+    settings: KafkaSettings, group: str, source: str, target: str, mode: str
+) -> Iterator[subprocess.Popen[str]]:
+    arguments = [settings.model_dump_json(), group, source, target, mode]
+    with subprocess.Popen(
+        [sys.executable, "-c", _MEMBER, *arguments],
+        cwd=_REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def line(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+# Isolation and refusals
+
+
+def test_what_is_not_committed_is_not_seen(broker: Broker) -> None:
+    settings = settings_for(broker)
+    group, source, _ = topics(settings)
+    view = KafkaView(settings)
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": group})
+    producer.init_transactions(30)
+    with closing(KafkaLog(settings, group, [source])) as log:
+        for end in (producer.abort_transaction, producer.commit_transaction):
+            producer.begin_transaction()
+            producer.produce(source, end.__name__.encode(), b"k")
+            assert producer.flush(30) == 0
+            until(lambda: log.messages(10, 0.2) == [] and bool(log.lease(_first(source))))
+            assert log.messages(10, 0.5) == []
+            assert list(view.scan(source)) == []
+            end(30)
+        assert [m.value for m in take(log, 1)] == [b"commit_transaction"]
+        assert written(settings, source) == Counter([b"commit_transaction"])
+
+
+def _first(topic: str) -> TopicPartition:
+    return TopicPartition(topic, 0)
+
+
+def test_a_record_that_is_too_large_takes_its_commit_with_it(broker: Broker) -> None:
+    settings = settings_for(broker)
+    group, source, target = topics(settings, 1)
+    with closing(KafkaLog(settings, group, [source])) as log:
+        got = take(log, 1)
+        with pytest.raises(ValueError, match=f"2000001 bytes for {target} .* object store"):
+            log.commit([*copies(got, target), Record(target, b"k", b"x" * 2_000_000)], after(got))
+        assert KafkaView(settings).committed(group) == {}
+        log.commit([Record(target, b"k", b"next")], after(got))
+    until(lambda: written(settings, target) == Counter([b"next"]))
+
+
+def test_brokers_that_do_not_answer_are_waited_for() -> None:
+    settings = KafkaSettings(bootstrap="127.0.0.1:9", request_timeout_s=0.5)
+    with pytest.raises(Transient, match=r"127\.0\.0\.1:9"):
+        KafkaLog(settings, "g", ["calls.ended"])
+    with pytest.raises(Transient, match=r"127\.0\.0\.1:9"):
+        KafkaView(settings).partitions()
+
+
+def test_topics_are_kept_as_the_catalogue_says(broker: Broker) -> None:
+    KafkaView(settings_for(broker)).create({DEAD_LETTER: 1, ERASED: 1})
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in (DEAD_LETTER, ERASED)]
+    answers = admin.describe_configs(resources)
+    dead, erased = (answers[resource].result(30) for resource in resources)
+    assert dead["cleanup.policy"].value == "delete"
+    assert dead["retention.ms"].value == str(90 * 24 * 3_600_000)
+    assert erased["cleanup.policy"].value == "compact"
+
+
+# Members that stall or die
+
+
+@both_protocols
+def test_a_member_that_does_not_poll_commits_nothing(broker: Broker, protocol: Protocol) -> None:
+    stalling = settings_for(broker, protocol, poll_timeout_s=2.0)
+    group, source, target = topics(stalling, 10)
+    with (
+        closing(KafkaLog(stalling, group, [source])) as stalled,
+        closing(KafkaLog(settings_for(broker, protocol), group, [source])) as other,
+    ):
+        until(lambda: stalled.messages(0, 0.1) == [] and bool(stalled.lease(_first(source))))
+        mine = take_some(stalled)
+        taken: list[Message] = []
+
+        def taken_over() -> bool:
+            taken.extend(other.messages(100, 0.2))
+            return {m.source for m in taken} >= {m.source for m in mine}
+
+        until(taken_over)
+        with pytest.raises(Lost):
+            stalled.commit([Record(target, b"k", b"no")], after(mine))
+        other.commit([Record(target, b"k", b"yes")], after(taken))
+        until(lambda: written(stalling, target) == Counter([b"yes"]))
+
+
+def take_some(log: KafkaLog) -> list[Message]:
+    got: list[Message] = []
+
+    def some() -> bool:
+        got.extend(log.messages(100, 0.2))
+        return bool(got)
+
+    until(some)
+    return got
+
+
+@both_protocols
+def test_a_member_that_was_frozen_commits_nothing(broker: Broker, protocol: Protocol) -> None:
+    settings = settings_for(broker, protocol)
+    group, source, target = topics(settings, 3, partitions=1)
+    with member(settings, group, source, target, "stop") as frozen:
+        assert line(frozen) == "read"
+        frozen.send_signal(signal.SIGSTOP)
+        with closing(KafkaLog(settings, group, [source])) as other:
+            got = take(other, 3)
+            assert frozen.stdin is not None
+            frozen.stdin.write("go on\n")
+            frozen.stdin.flush()
+            frozen.send_signal(signal.SIGCONT)
+            assert line(frozen) in {"Lost", "Transient"}
+            frozen.kill()
+            other.commit(copies(got, target), after(got))
+    until(lambda: written(settings, target) == numbers(3))
+
+
+@both_protocols
+def test_a_killed_member_has_written_each_message_once(broker: Broker, protocol: Protocol) -> None:
+    settings = settings_for(broker, protocol)
+    group, source, target = topics(settings, 60)
+    with member(settings, group, source, target, "copy") as child:
+        for _ in range(5):
+            assert line(child) == "committed"
+    with closing(KafkaLog(settings, group, [source])) as log:
+
+        def done() -> bool:
+            copy(log, target)
+            return written(settings, target).total() >= 60
+
+        until(done)
+    assert written(settings, target) == numbers(60)
+
+
+# Commits in doubt
+
+
+class _Unheard:
+    """A producer whose next commit is done, or not, and whose answer never comes."""
+
+    def __init__(self, producer: Any, done: bool) -> None:
+        self._producer, self._done = producer, done
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def commit_transaction(self, timeout: float) -> None:
+        if self._done:
+            self._producer.commit_transaction(timeout)
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+
+@both_protocols
+@pytest.mark.parametrize("done", [True, False])
+def test_a_commit_in_doubt_is_settled_by_the_offsets(
+    broker: Broker, protocol: Protocol, done: bool
+) -> None:
+    settings = settings_for(broker, protocol)
+    group, source, target = topics(settings, 12)
+    with closing(KafkaLog(settings, group, [source])) as log:
+        got = take(log, 12)
+        log.commit([], {})
+        deadline = time.monotonic() + 30
+        log._producer = _Unheard(log._ready_producer(deadline), done)  # type: ignore[assignment]
+        with pytest.raises(Lost) as lost:
+            log.commit(copies(got, target), after(got))
+        assert lost.value.sources == after(got).keys()
+        assert log.lease(got[0].source) is None
+        if done:
+            assert log.messages(100, 1.0) == []
+        else:
+            again = take(log, 12)
+            assert Counter((m.source, m.offset) for m in again) == Counter(
+                (m.source, m.offset) for m in got
+            )
+            assert not {m.lease for m in again} & {m.lease for m in got}
+            log.commit(copies(again, target), after(again))
+        assert KafkaView(settings).committed(group) == after(got)
+    until(lambda: written(settings, target) == numbers(12))
+
+
+@pytest.mark.slow
+@both_protocols
+def test_each_message_is_copied_once_while_the_broker_crashes(protocol: Protocol) -> None:
+    broker = Broker()
+    try:
+        broker.start()
+    except BrokerError as error:
+        absent(error)
+    with closing(broker):
+        settings = settings_for(broker, protocol, session_timeout_s=6.0, transaction_timeout_s=5.0)
+        count = 600
+        group, source, target = topics(settings, count)
+        chance, crashes = random.Random(5), 3
+        with closing(KafkaLog(settings, group, [source])) as log:
+            take_over = threading.Event()
+
+            def crash() -> None:
+                for _ in range(crashes):
+                    take_over.wait(60)
+                    broker.kill()
+                    broker.start()
+                    take_over.clear()
+
+            thread = threading.Thread(target=crash)
+            thread.start()
+            deadline = time.monotonic() + 150
+            turns = 0
+            while thread.is_alive() or sum(_committed(settings, group)) < count:
+                assert time.monotonic() < deadline, _committed(settings, group)
+                turns += 1
+                if chance.random() < 0.2:
+                    take_over.set()
+                copy(log, target, 4)
+            thread.join()
+        until(lambda: written(settings, target).total() >= count)
+        assert written(settings, target) == numbers(count)
+
+
+def _committed(settings: KafkaSettings, group: str) -> list[int]:
+    """How far the group is, where the broker tells."""
+    with suppress(Transient):
+        return list(KafkaView(settings).committed(group).values())
+    return [0]
