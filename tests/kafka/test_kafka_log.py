@@ -252,7 +252,10 @@ def take_some(log: KafkaLog) -> list[Message]:
 
 
 @both_protocols
-def test_a_member_that_was_frozen_commits_nothing(broker: Broker, protocol: Protocol) -> None:
+@pytest.mark.parametrize("hears_of_it", [True, False])
+def test_a_member_that_was_frozen_commits_nothing(
+    broker: Broker, protocol: Protocol, hears_of_it: bool
+) -> None:
     settings = settings_for(broker, protocol)
     group, source, target = topics(settings, 3, partitions=1)
     with member(settings, group, source, target, "stop") as frozen:
@@ -260,10 +263,12 @@ def test_a_member_that_was_frozen_commits_nothing(broker: Broker, protocol: Prot
         frozen.send_signal(signal.SIGSTOP)
         with closing(KafkaLog(settings, group, [source])) as other:
             got = take(other, 3)
+            frozen.send_signal(signal.SIGCONT)
+            if hears_of_it:  # its heartbeats go on, and are refused, before it commits
+                assert other.messages(100, 2.0) == []
             assert frozen.stdin is not None
             frozen.stdin.write("go on\n")
             frozen.stdin.flush()
-            frozen.send_signal(signal.SIGCONT)
             assert line(frozen) in {"Lost", "Transient"}
             frozen.kill()
             other.commit(copies(got, target), after(got))
