@@ -99,8 +99,9 @@ class KafkaSettings(BaseModel):
     replication_factor: int = Field(3, ge=1, description="Copies of each topic that is created.")
     extra: dict[str, str] = Field(
         default_factory=dict,
-        description="librdkafka options for every client: security.protocol, sasl.*, ssl.*; they "
-        "go before what is set here, except what delivery rests on.",
+        repr=False,
+        description="librdkafka options for every client: security.protocol, sasl.*, ssl.*. What "
+        "has a setting of its own, and what delivery rests on, cannot be set here.",
     )
 
 
@@ -135,11 +136,12 @@ class KafkaLog:
         self._consumer: Consumer | None = None
         if group:
             self._require(topics)
-            self._consumer = Consumer(self._consumer_config())
-            self._consumer.subscribe(
-                sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke,
-                on_lost=self._on_revoke,
-            )  # fmt: skip
+            with _answered(settings):
+                self._consumer = Consumer(self._consumer_config())
+                self._consumer.subscribe(
+                    sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke,
+                    on_lost=self._on_revoke,
+                )  # fmt: skip
 
     def _consumer_config(self) -> dict[str, Any]:
         classic = {
@@ -171,13 +173,14 @@ class KafkaLog:
         if consumer is None:
             return []
         deadline = time.monotonic() + wait_s
-        with self._answered():
+        with _answered(self._settings):
             self._settle(consumer)
             while True:
                 self._pause(consumer)
                 open_ = [source for source in self._ahead if source not in hold]
                 wanted = limit - sum(len(self._ahead[source]) for source in open_)
-                left = max(0.0, deadline - time.monotonic()) if wanted >= limit else 0.0
+                ready = limit > 0 and wanted < limit
+                left = 0.0 if ready else max(0.0, deadline - time.monotonic())
                 # Always one, for membership lives by it; and one first, for a wait for many ends
                 # only when all of them are there.
                 taken = consumer.consume(1, min(left, _SLICE_S))
@@ -276,7 +279,7 @@ class KafkaLog:
             return
         self._require({record.topic for record in records})
         deadline = time.monotonic() + self._settings.transaction_timeout_s
-        with self._answered():
+        with _answered(self._settings):
             producer = self._ready_producer(deadline)
             asked = False
             try:
@@ -287,7 +290,7 @@ class KafkaLog:
                     self._send_offsets(producer, offsets, deadline)
                 asked = True
                 _persist(producer.commit_transaction, deadline)
-            except BaseException as failure:
+            except Exception as failure:
                 self._abandon(producer, failure, asked, offsets)
                 raise
 
@@ -323,8 +326,7 @@ class KafkaLog:
     ) -> None:
         assert self._consumer is not None, "offsets are checked against leases"
         metadata = self._consumer.consumer_group_metadata()
-        # Without a generation the broker would take the offsets unchecked (it must, for clients
-        # older than KIP-447): that is what this client has after it left the group unasked.
+        # Offsets without member and generation are taken unchecked, for clients older than KIP-447.
         if _generation(metadata) <= 0:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
         positions = [KafkaPartition(*source, offset) for source, offset in offsets.items()]
@@ -335,7 +337,7 @@ class KafkaLog:
     def _abandon(
         self,
         producer: Producer,
-        failure: BaseException,
+        failure: Exception,
         asked: bool,
         offsets: Mapping[TopicPartition, int],
     ) -> None:
@@ -347,7 +349,9 @@ class KafkaLog:
             self._drop(offsets)
             if offsets:
                 raise Lost(offsets.keys()) from failure
-            raise Transient("commit_in_doubt", f"{self._where}: {failure}") from failure
+            raise Transient(
+                "commit_in_doubt", f"{self._settings.bootstrap}: {failure}"
+            ) from failure
         try:
             if error is not None and error.fatal():
                 self._producer = None
@@ -390,19 +394,10 @@ class KafkaLog:
     def _require(self, topics: Collection[str]) -> None:
         if self._topics.issuperset(topics):
             return
-        with self._answered():
+        with _answered(self._settings):
             self._topics = set(_topics(AdminClient(_client(self._settings)), self._settings))
         if missing := sorted(set(topics) - self._topics):
             raise ValueError(f"no such topic: {', '.join(missing)}; create it first")
-
-    @property
-    def _where(self) -> str:
-        return self._settings.bootstrap
-
-    @contextmanager
-    def _answered(self) -> Iterator[None]:
-        with _answered(self._settings):
-            yield
 
     def close(self) -> None:
         if self._closed:
@@ -411,7 +406,7 @@ class KafkaLog:
         self._leases.clear()
         self._producer = None
         if self._consumer is not None:
-            with self._answered():
+            with _answered(self._settings):
                 self._consumer.close()
 
 
@@ -420,7 +415,8 @@ class KafkaView:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._admin = AdminClient(_client(settings))
+        with _answered(settings):
+            self._admin = AdminClient(_client(settings))
 
     def create(self, topics: Mapping[str, int]) -> list[str]:
         """Create what is missing, with cleanup and retention of the catalogue where it is there."""
@@ -574,11 +570,16 @@ def _ms(seconds: float) -> int:
 
 @contextmanager
 def _answered(settings: KafkaSettings) -> Iterator[None]:
-    """What the client raises, as `Transient` with the brokers' address."""
+    """What the client raises, as `Transient` with the brokers' address.
+
+    A setting that it refuses is a ValueError instead: waiting would not mend it.
+    """
     try:
         yield
     except KafkaException as failure:
         error = failure.args[0]
+        if error.code() == KafkaError._INVALID_ARG:
+            raise ValueError(f"the Kafka client refuses its settings: {error.str()}") from failure
         raise Transient(
             "log_down", f"{settings.bootstrap}: {error.name()}: {error.str()}"
         ) from failure
@@ -592,6 +593,7 @@ def _persist(call: Callable[[float], object], deadline: float) -> None:
         except KafkaException as failure:
             if not failure.args[0].retriable() or time.monotonic() >= deadline:
                 raise
+            time.sleep(0.02)
         else:
             return
 

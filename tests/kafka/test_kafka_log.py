@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from schemas.topics import DEAD_LETTER, ERASED
 from services.runtime.errors import Transient
-from services.runtime.kafka_log import KafkaLog, KafkaSettings, KafkaView
+from services.runtime.kafka_log import KafkaLog, KafkaSettings, KafkaView, _generation
 from services.runtime.log import Lost, Message, Record, TopicPartition
 from tests.kafka.broker import Broker, BrokerError
 from tests.kafka.fixtures import absent
@@ -203,6 +204,14 @@ def test_brokers_that_do_not_answer_are_waited_for() -> None:
         KafkaView(settings).partitions()
 
 
+def test_a_setting_that_the_client_refuses_is_an_error_at_once(broker: Broker) -> None:
+    _, source, _ = topics(settings_for(broker))
+    with pytest.raises(ValueError, match=r"no\.such\.option"):
+        KafkaView(settings_for(broker, extra={"no.such.option": "1"})).partitions()
+    with pytest.raises(ValueError, match=r"max\.poll\.interval\.ms"):
+        KafkaLog(settings_for(broker, poll_timeout_s=1.0), "g", [source])
+
+
 def test_topics_are_kept_as_the_catalogue_says(broker: Broker) -> None:
     KafkaView(settings_for(broker)).create({DEAD_LETTER: 1, ERASED: 1})
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
@@ -249,6 +258,25 @@ def take_some(log: KafkaLog) -> list[Message]:
 
     until(some)
     return got
+
+
+def test_the_broker_takes_offsets_of_no_member_unchecked(broker: Broker) -> None:
+    """Why a commit looks at its generation itself."""
+    settings = settings_for(broker)
+    group, source, _ = topics(settings, 3, partitions=1)
+    stranger = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group})
+    metadata = stranger.consumer_group_metadata()
+    assert _generation(metadata) == -1
+    with closing(KafkaLog(settings, group, [source])) as owner:
+        got = take(owner, 3)
+        assert _generation(owner._consumer.consumer_group_metadata()) > 0  # type: ignore[union-attr]
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": group})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        producer.send_offsets_to_transaction([KafkaPartition(source, 0, 2)], metadata, 30)
+        producer.commit_transaction(30)
+        assert KafkaView(settings).committed(group) == {got[0].source: 2}
+    stranger.close()
 
 
 @both_protocols
