@@ -92,7 +92,7 @@ def whole(settings: Settings, files: Sequence[Path]) -> float:
             running.parts.publish(log, call)
         while any(running.parts.lags().values()):
             _fail_early(running)
-            time.sleep(0.01)
+            time.sleep(0.05)
         spent = time.perf_counter() - began
         log.close()
         stored = running.parts.warehouse.query("SELECT count() FROM current_enriched").rows[0][0]

@@ -64,6 +64,7 @@ class Database:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = threading.RLock()
+        self._commits = 0
         try:
             self.connection = sqlite3.connect(
                 path or ":memory:", isolation_level=None, check_same_thread=False, timeout=30
@@ -89,6 +90,7 @@ class Database:
             try:
                 yield self.connection
                 self.connection.execute("COMMIT")
+                self._commits += 1
             except BaseException:
                 # A COMMIT that fails may have rolled back by itself, or have left all open.
                 if self.connection.in_transaction:
@@ -98,6 +100,11 @@ class Database:
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[object, ...]]:
         with self.lock, _errors(self.path):
             return self.connection.execute(sql, parameters).fetchall()
+
+    def version(self) -> tuple[int, int]:
+        """Differs from an earlier one when anything was committed since, here or elsewhere."""
+        ((elsewhere,),) = self.rows("PRAGMA data_version")
+        return self._commits, int(str(elsewhere))
 
     def announce(self) -> None:
         """Wake whoever waits for messages in this process."""
@@ -137,6 +144,7 @@ class SqliteLog:
         self._read: dict[TopicPartition, int] = {}
         self._refresh_at = 0.0
         self._turn = 0
+        self._drained_at: object = None
         self._closed = False
         self._presence = _Presence(self._db.path, self._member) if group else None
         if group:
@@ -158,12 +166,22 @@ class SqliteLog:
         deadline = time.monotonic() + wait_s
         while True:
             self._refresh()
-            found = self._fetch(limit, frozenset(hold))
+            found = self._fetch_news(limit, frozenset(hold))
             left = deadline - time.monotonic()
             if found or left <= 0:
                 return found
             with self._db.signal:
                 self._db.signal.wait(min(_POLL_S, left))
+
+    def _fetch_news(self, limit: int, hold: frozenset[TopicPartition]) -> list[Message]:
+        """As `_fetch`, without looking where nothing was found and nothing has changed since."""
+        state = (self._db.version(), hold, self._lease_number, len(self._leases))
+        if state == self._drained_at:
+            return []
+        found = self._fetch(limit, hold)
+        if not found and limit > 0:
+            self._drained_at = state
+        return found
 
     def _fetch(self, limit: int, hold: frozenset[TopicPartition]) -> list[Message]:
         sources = sorted(source for source in self._leases if source not in hold)
