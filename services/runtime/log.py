@@ -72,7 +72,9 @@ class Log(Protocol):
         """Write `records` and move the group's `offsets`, all or nothing, durable on return.
 
         An offset is that of the next message to read. Raises `Lost` when a partition in `offsets`
-        is no longer this member's; then nothing was written.
+        is no longer this member's, or when nobody can say whether the commit took place: what was
+        not written comes again under another lease. After `Transient` the same commit may be tried
+        again, once `messages` has been called.
         """
 
     def lease(self, source: TopicPartition) -> int | None:
@@ -91,7 +93,10 @@ class Lost(Exception):
 
 
 class LogView(Protocol):
-    """What operators and commands see of a log: no group, no membership. Thread-safe."""
+    """What operators and commands see of a log: no group, no membership. Thread-safe.
+
+    A commit that has returned may show a moment later.
+    """
 
     def create(self, topics: Mapping[str, int]) -> list[str]:
         """Create what is missing (name -> partitions); the names created."""
