@@ -16,9 +16,9 @@ from services.ingest.handler import stage as ingest_stage
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.kafka_log import KafkaLog, KafkaView
 from services.runtime.log import Log, LogView, TopicPartition
-from services.runtime.loop import topics_of
 from services.runtime.objects import DirectoryObjects, Objects, S3Objects
 from services.runtime.observe import Observer
+from services.runtime.process import topics_of
 from services.runtime.sqlite_log import SqliteLog, SqliteView
 from services.runtime.stage import Stage, utc_now
 from services.settings import Settings

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from services.enrich.settings import EnrichSettings
 from services.ingest.settings import IngestSettings
 from services.runtime.kafka_log import KafkaSettings
-from services.runtime.loop import Policy
+from services.runtime.settings import Policy
 from services.runtime.sqlite_log import PARTITIONS
 from services.sink.settings import SinkSettings
 from services.transcribe.settings import TranscribeSettings
@@ -153,8 +153,5 @@ def described(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any,
         key = f"{prefix}{name}"
         if isinstance(value, BaseModel):
             yield from described(value, f"{key}.")
-        elif isinstance(value, Policy):
-            for part in Policy.__dataclass_fields__:
-                yield f"{key}.{part}", getattr(value, part), ""
         else:
             yield key, value, field.description or ""

@@ -98,6 +98,8 @@ def redrive(log: Log, letters: Sequence[DeadLetter], now_ms: int) -> None:
             h.RETRY_ATTEMPT: "0",
             h.RETRY_FIRST_MS: str(now_ms),
             h.RETRY_TOPIC: letter.topic,
+            h.RETRY_PARTITION: letter.header(h.ERROR_PARTITION),
+            h.RETRY_OFFSET: letter.header(h.ERROR_OFFSET),
         }
         records.append(
             Record(

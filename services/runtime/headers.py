@@ -39,4 +39,7 @@ RETRY_DUE_MS = "callstream.retry.due_ms"
 RETRY_ATTEMPT = "callstream.retry.attempt"
 RETRY_FIRST_MS = "callstream.retry.first_ms"
 RETRY_TOPIC = "callstream.retry.topic"
+# Where a message that waits first stood.
+RETRY_PARTITION = "callstream.retry.partition"
+RETRY_OFFSET = "callstream.retry.offset"
 RETRY_HISTORY = "callstream.retry.history"

@@ -13,270 +13,25 @@ import queue
 import random
 import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
-from schemas.topics import BY_RECORD, DEAD_LETTER, RETRY_TIERS
+from schemas.topics import DEAD_LETTER
 from services.runtime import headers as h
 from services.runtime.codec import Codec
-from services.runtime.errors import Failure, Invalid, NotYet, Transient
+from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.log import Log, Lost, Message, Record, TopicPartition
 from services.runtime.observe import Observer
-from services.runtime.stage import Envelope, Output, Stage, event_id, utc_now
+from services.runtime.process import dead_letter, from_tier, process, retry, whole_number
+from services.runtime.settings import Policy
+from services.runtime.stage import Stage, utc_now
 
-RETRY_TOPICS = tuple(tier.topic for tier in RETRY_TIERS)
 # Membership of the group ends when the log is not asked for long.
 _LONGEST_POLL_WAIT_S = 5.0
-# Where a message that waits first stood.
-_RETRY_PARTITION = "callstream.retry.partition"
-_RETRY_OFFSET = "callstream.retry.offset"
-# Characters of an error's text in a header; all of them leave room beside a value of 900 KB.
-_LONGEST_TEXT = 8_000
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How the loop treats time and failure."""
-
-    in_flight: int = 64
-    """Most messages worked on or ready for it, beyond one batch per worker.
-
-    Behind a message that is not finished, or not due, its partition holds finished ones too: no
-    more than twice the larger of a quarter of this and of what all workers take at once.
-    """
-    attempts: int = 3
-    """How often a message that fails unexpectedly is tried before it is dead-lettered."""
-    backoff_s: float = 0.5
-    """First wait after a failure; doubles, with jitter, up to `backoff_max_s`."""
-    backoff_max_s: float = 30.0
-    patience_s: float = 72 * 3600.0
-    """How long a call may say NotYet."""
-    tier_delays_s: tuple[float, ...] = tuple(tier.delay_ms / 1000 for tier in RETRY_TIERS)
-    """How long each retry tier holds a message."""
-    tier_tries: int = 5
-    """How often a tier is used before the next, longer one."""
-    breaker_in_a_row: int = 5
-    """Unexpected failures in a row, each of another message, that stop the stage."""
-    breaker_share: float = 0.5
-    """Share of unexpected failures among the last `breaker_window` that stops the stage."""
-    breaker_window: int = 20
-    grace_s: float = 10.0
-    """How long a stop waits for what is being worked on."""
-    commit_records: int = 1_000
-    """Most messages whose outputs go into one commit."""
-
-    def __post_init__(self) -> None:
-        if len(self.tier_delays_s) != len(RETRY_TIERS):
-            raise ValueError(
-                f"tier_delays_s has {len(self.tier_delays_s)} delays, there are "
-                f"{len(RETRY_TIERS)} retry tiers: {', '.join(RETRY_TOPICS)}"
-            )
-
-
-def topics_of(stage: Stage) -> tuple[str, ...]:
-    """What the stage's group reads: its sources, and the tiers in which its calls wait."""
-    return tuple(dict.fromkeys((*stage.sources, *RETRY_TOPICS)))
-
-
-# Pure part: messages to records
-
-
-def process(
-    stage: Stage, codec: Codec, messages: Sequence[Message], clock: Callable[[], datetime]
-) -> Iterator[tuple[int, list[Record] | Exception]]:
-    """Decode, handle and encode; (index, records or failure) of every message, in any order.
-
-    An exception that `stage.handle` lets out is the outcome of each message not yet answered for;
-    where every message has its answer it comes out of here too.
-    """
-    envelopes: list[Envelope[Any]] = []
-    places: list[int] = []
-    for index, message in enumerate(messages):
-        try:
-            envelopes.append(codec.decode(_original(stage, message)))
-        except Invalid as problem:
-            if not stage.passes_undecodable:
-                yield index, problem
-                continue
-            envelopes.append(codec.undecodable(message, problem))
-        except Exception as failure:
-            yield index, failure
-            continue
-        places.append(index)
-    unanswered = set(range(len(envelopes)))
-    if not envelopes:
-        return
-    try:
-        for at, outcome in stage.handle(envelopes):
-            if at not in unanswered:
-                raise RuntimeError(f"{stage.name} answered for message {at} of its batch twice")
-            unanswered.discard(at)
-            if isinstance(outcome, Exception):
-                yield places[at], outcome
-                continue
-            try:
-                yield places[at], _encoded(stage, codec, envelopes[at], outcome, clock())
-            except Exception as failure:
-                yield places[at], failure
-        if unanswered:
-            raise RuntimeError(f"{stage.name} did not answer for {len(unanswered)} of its batch")
-    except Exception as failure:
-        if not unanswered:
-            raise
-        for at in sorted(unanswered):
-            yield places[at], failure
-
-
-def _original(stage: Stage, message: Message) -> Message:
-    """A message that waited in a retry tier, as the one it was; others unchanged."""
-    if not _from_tier(stage, message):
-        return message
-    topic = message.header(h.RETRY_TOPIC)
-    if topic not in stage.sources:
-        raise Invalid(
-            "bad_header",
-            f"{h.RETRY_TOPIC} is {topic!r}, {stage.name} reads {', '.join(stage.sources)}",
-        )
-    return replace(message, topic=topic)
-
-
-def _from_tier(stage: Stage, message: Message) -> bool:
-    """Whether the message waited; what other messages say of retries is not ours to believe."""
-    return message.topic in RETRY_TOPICS and message.topic not in stage.sources
-
-
-def _encoded(
-    stage: Stage,
-    codec: Codec,
-    cause: Envelope[Any],
-    outputs: Sequence[Output],
-    now: datetime,
-) -> list[Record]:
-    records = []
-    for ordinal, output in enumerate(outputs):
-        topic = BY_RECORD.get(type(output.event).__name__)
-        if topic is None:
-            raise RuntimeError(f"{stage.name} emitted {type(output.event)}, which no topic carries")
-        if topic.name not in stage.targets:
-            raise RuntimeError(
-                f"{stage.name} emitted to {topic.name}, which is none of its targets"
-            )
-        made_id = event_id(stage.name, output.about or cause.id, cause.generation, ordinal)
-        records.append(
-            codec.encode(
-                output.event,
-                id=made_id,
-                source=f"/callstream/{stage.name}",
-                time=now,
-                generation=cause.generation,
-                causation_id=cause.id,
-                traceparent=_traceparent(cause, made_id),
-            )
-        )
-    return records
-
-
-def _traceparent(cause: Envelope[Any], made_id: str) -> str:
-    """The cause's trace continued; where it has none, one trace for the whole call."""
-    if cause.traceparent is not None:
-        trace = cause.traceparent.split("-")[1]
-    else:
-        trace = sha256(cause.message.key or cause.id.encode()).hexdigest()[:32]
-    return f"00-{trace}-{sha256(made_id.encode()).hexdigest()[:16]}-01"
-
-
-def dead_letter(stage: str, message: Message, failure: Exception, now_ms: int) -> Record:
-    """The original message, untouched, with why it was refused and where it first stood."""
-    reason = failure.reason if isinstance(failure, Failure) else "unexpected"
-    trace = "".join(traceback.format_exception(failure))
-    waited = message.topic in RETRY_TOPICS
-    topic = message.header(h.RETRY_TOPIC) if waited else None
-    partition = _number(message, _RETRY_PARTITION) if waited else None
-    offset = _number(message, _RETRY_OFFSET) if waited else None
-    attempt = _number(message, h.RETRY_ATTEMPT) if waited else None
-    added = {
-        h.ERROR_TOPIC: topic or message.topic,
-        h.ERROR_PARTITION: str(message.partition if partition is None else partition),
-        h.ERROR_OFFSET: str(message.offset if offset is None else offset),
-        h.ERROR_STAGE: stage,
-        h.ERROR_CLASS: f"{type(failure).__module__}.{type(failure).__qualname__}",
-        h.ERROR_MESSAGE: str(failure)[:_LONGEST_TEXT],
-        h.ERROR_TRACE: trace[-_LONGEST_TEXT:],
-        h.DEAD_REASON: reason,
-        h.DEAD_ATTEMPT: str(attempt or 0),
-        h.DEAD_AT_MS: str(now_ms),
-    }
-    return Record(
-        DEAD_LETTER, message.key, message.value, _with(message, added), timestamp_ms=now_ms
-    )
-
-
-def retry(
-    stage: str, message: Message, wait: NotYet, now_ms: int, policy: Policy
-) -> Record | Invalid:
-    """The message on its way to a retry tier, or why its patience is at an end."""
-    waited = message.topic in RETRY_TOPICS
-    attempt = ((_number(message, h.RETRY_ATTEMPT) or 0) if waited else 0) + 1
-    first_ms = _number(message, h.RETRY_FIRST_MS) if waited else None
-    first_ms = now_ms if first_ms is None else first_ms
-    history = (message.header(h.RETRY_HISTORY) or "") if waited else ""
-    history = f"{history}{attempt}. at {now_ms}: {wait}\n"[-_LONGEST_TEXT:]
-    if now_ms - first_ms > policy.patience_s * 1000:
-        return Invalid(
-            wait.reason,
-            f"gave up after {attempt} attempts over {(now_ms - first_ms) / 1000:.0f} s "
-            f"(patience {policy.patience_s:.0f} s); history:\n{history}",
-        )
-    tier = min((attempt - 1) // policy.tier_tries, len(RETRY_TIERS) - 1)
-    while (
-        wait.after_s is not None
-        and tier + 1 < len(RETRY_TIERS)
-        and policy.tier_delays_s[tier] < wait.after_s
-    ):
-        tier += 1
-    added = {
-        h.RETRY_STAGE: stage,
-        h.RETRY_REASON: wait.reason,
-        h.RETRY_DETAIL: wait.detail[:_LONGEST_TEXT],
-        h.RETRY_DUE_MS: str(now_ms + round(policy.tier_delays_s[tier] * 1000)),
-        h.RETRY_ATTEMPT: str(attempt),
-        h.RETRY_FIRST_MS: str(first_ms),
-        h.RETRY_HISTORY: history,
-    }
-    if not waited:
-        added |= {
-            h.RETRY_TOPIC: message.topic,
-            _RETRY_PARTITION: str(message.partition),
-            _RETRY_OFFSET: str(message.offset),
-        }
-    return Record(
-        RETRY_TIERS[tier].topic, message.key, message.value, _with(message, added),
-        timestamp_ms=now_ms,
-    )  # fmt: skip
-
-
-def _with(message: Message, added: dict[str, str]) -> tuple[tuple[str, bytes], ...]:
-    kept = [(name, value) for name, value in message.headers if name not in added]
-    # What fails may name a file whose name is no text.
-    return (
-        *kept,
-        *((name, text.encode("utf-8", "backslashreplace")) for name, text in added.items()),
-    )
-
-
-def _number(message: Message, name: str) -> int | None:
-    """A whole number in a header; None where there is none to be trusted."""
-    text = message.header(name) or ""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
-
-
-# The loop
 
 
 @dataclass(slots=True, eq=False)
@@ -330,7 +85,7 @@ def run(
     codec: Codec,
     stop: threading.Event,
     observer: Observer,
-    policy: Policy = Policy(),
+    policy: Policy,
     clock: Callable[[], datetime] = utc_now,
 ) -> None:
     """Run `stage` until `stop` is set; finishes or abandons what is in hand, and closes `log`.
@@ -434,10 +189,10 @@ class _Loop:
             self._held.setdefault(message.source, deque()).append(work)
             if self._is_others(message):
                 work.records = []
-            elif _from_tier(self._stage, message):
+            elif from_tier(self._stage, message):
                 # No message waits longer than its tier, whatever its header says.
                 longest = round(max(self._policy.tier_delays_s) * 1000)
-                due_ms = _number(message, h.RETRY_DUE_MS) or 0
+                due_ms = whole_number(message, h.RETRY_DUE_MS) or 0
                 work.due_ms = min(due_ms, now_ms + longest)
 
     def _now_ms(self) -> int:
@@ -472,9 +227,7 @@ class _Loop:
 
     def _is_others(self, message: Message) -> bool:
         """Whether a retry tier's message belongs to another stage."""
-        return (
-            _from_tier(self._stage, message) and message.header(h.RETRY_STAGE) != self._stage.name
-        )
+        return from_tier(self._stage, message) and message.header(h.RETRY_STAGE) != self._stage.name
 
     def _forget_lost(self) -> None:
         for source, works in list(self._held.items()):
@@ -599,7 +352,7 @@ class _Loop:
     def _refuse(self, work: _Work, failure: Exception, now_ms: int) -> None:
         message = work.message
         origin = message.topic
-        if _from_tier(self._stage, message):
+        if from_tier(self._stage, message):
             origin = message.header(h.RETRY_TOPIC) or origin
         # A dead letter that cannot be processed is one already: it stays where it lies.
         work.records = (

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-import structlog
-
 from schemas import topics
 from schemas.events import CallRecorded
 from services.runtime.objects import Objects
+from services.runtime.observe import logger
 from services.runtime.stage import Envelope, Output, Stage, each, utc_now
 from services.transcribe.choice import Chosen
 from services.transcribe.settings import TranscribeSettings
@@ -28,7 +27,7 @@ def stage(
     `chosen` comes from `choose(settings)`. Which engine it is, and why, is logged once here.
     """
     identity = chosen.engine.identity
-    structlog.get_logger().info(
+    logger("transcribe").info(
         "engine chosen",
         engine=identity.name,
         version=identity.version,

@@ -11,7 +11,7 @@ from services.cli import dead_letters as dead
 from services.runtime import headers as h
 from services.runtime.errors import Invalid
 from services.runtime.log import Message, Record
-from services.runtime.loop import dead_letter
+from services.runtime.process import dead_letter
 from services.runtime.sqlite_log import Database, SqliteLog, SqliteView
 
 NOW_MS = 1_772_444_100_000

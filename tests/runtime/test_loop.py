@@ -24,8 +24,10 @@ from services.runtime import headers as h
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.log import Log, Message, Record, TopicPartition, partition_for
-from services.runtime.loop import Policy, dead_letter, process, retry, run, topics_of
+from services.runtime.loop import run
 from services.runtime.observe import Observer
+from services.runtime.process import dead_letter, process, retry, topics_of
+from services.runtime.settings import Policy
 from services.runtime.sqlite_log import Database, SqliteLog, SqliteView
 from services.runtime.stage import Envelope, Handle, Outcome, Output, Stage, each
 
@@ -34,6 +36,13 @@ NOW = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 HAPPY: e.CallEnded = EXAMPLES["CallEnded"]["happy"]
 FAST = Policy(backoff_s=0.001, backoff_max_s=0.004, grace_s=5.0, breaker_in_a_row=1000,
               breaker_share=1.0)  # fmt: skip
+
+
+def fast(**changes: Any) -> Policy:
+    """`FAST` with changes."""
+    return Policy(**(FAST.model_dump() | changes))
+
+
 LONGEST_S = 30.0
 
 
@@ -322,7 +331,7 @@ def test_a_crash_between_poll_and_commit_loses_and_repeats_nothing(
     copying = stage(on({"call-7": raises(Invalid("bad", "always")),
                         "call-9": raises(NotYet("later", "always"))}),
                     batch=2, workers=2)  # fmt: skip
-    few = replace(FAST, commit_records=3)
+    few = fast(commit_records=3)
     with pytest.raises(Crash):
         world.run(copying, policy=few, wrap=lambda log: Crashing(log, method, at, after))
     world.run(copying, lambda: world.drained(copying, ENDED), policy=few)
@@ -469,7 +478,7 @@ def test_a_dead_letter_that_cannot_be_processed_stays_the_only_one(world: World)
         clock.forward(7200)
         return world.drained(reading)
 
-    world.run(reading, done, replace(FAST, patience_s=3600))
+    world.run(reading, done, fast(patience_s=3600))
     assert sorted(world.dead()) == ["a", "b", "c"]
 
 
@@ -628,7 +637,7 @@ def test_a_dependency_that_is_down_is_waited_for(world: World) -> None:
         return world.drained(copying) and world.unready(copying) is None
 
     world.send(*CALLS)
-    world.run(copying, done, replace(FAST, attempts=1, breaker_in_a_row=1))
+    world.run(copying, done, fast(attempts=1, breaker_in_a_row=1))
     assert len(waits) > 20
     assert world.copied() == world.in_order(CALLS)
     assert world.dead() == []
@@ -717,7 +726,7 @@ def test_the_waiting_hold_up_nobody_however_many_they_are(world: World) -> None:
     """More than fit in memory wait for an hour in every tier; a live call goes through at once."""
     late = [f"late-{number}" for number in range(120)]
     handle = on({call: raises(NotYet("later", "later", after_s=3600)) for call in late})
-    few = replace(FAST, in_flight=4)
+    few = fast(in_flight=4)
     world.send(*late)
     world.run(stage(handle), lambda: world.drained(stage(), ENDED), few)
     assert len(world.waiting()) == 120
@@ -736,7 +745,7 @@ def test_the_waiting_hold_up_nobody_however_many_they_are(world: World) -> None:
 def test_patience_has_an_end_and_the_dead_letter_tells_the_story(world: World) -> None:
     world.send("first", "late")
     copying = stage(on({"late": raises(NotYet("recording_pending", "none yet"))}))
-    patient = replace(FAST, patience_s=7200.0, tier_tries=2)
+    patient = fast(patience_s=7200.0, tier_tries=2)
 
     def done() -> bool:
         if len(world.waiting()) > sum(
@@ -846,7 +855,7 @@ def test_failures_in_a_row_stop_the_stage_and_keep_its_offsets(world: World) -> 
 
     copying = stage(each(handle_one))
     world.send(*CALLS)
-    policy = replace(FAST, breaker_in_a_row=4, attempts=2)
+    policy = fast(breaker_in_a_row=4, attempts=2)
     calm: list[float] = []
 
     def stopped() -> bool:
@@ -874,7 +883,7 @@ def test_failures_in_a_row_stop_the_stage_and_keep_its_offsets(world: World) -> 
 def test_failures_beyond_a_rate_stop_the_stage(world: World) -> None:
     world.send(*CALLS)
     odd = {call: raises(TypeError("a bug")) for call in CALLS[::2] + CALLS[1::4]}
-    policy = replace(FAST, breaker_share=0.5, breaker_window=8, attempts=1)
+    policy = fast(breaker_share=0.5, breaker_window=8, attempts=1)
     copying = stage(on(odd))
     world.run(copying, lambda: world.unready(copying) is not None, policy)
     assert "of the last 8" in (world.unready(copying) or "")
@@ -883,7 +892,7 @@ def test_failures_beyond_a_rate_stop_the_stage(world: World) -> None:
 
 def test_a_few_failures_among_many_do_not(world: World) -> None:
     world.send(*CALLS)
-    policy = replace(FAST, breaker_share=0.5, breaker_window=8, breaker_in_a_row=3, attempts=1)
+    policy = fast(breaker_share=0.5, breaker_window=8, breaker_in_a_row=3, attempts=1)
     world.run(stage(on({call: raises(TypeError("a bug")) for call in CALLS[::4]})), policy=policy)
     assert sorted(world.dead()) == sorted(CALLS[::4])
 
@@ -891,7 +900,7 @@ def test_a_few_failures_among_many_do_not(world: World) -> None:
 def test_an_open_breaker_stays_open_when_the_log_goes_down_and_comes_back(world: World) -> None:
     copying = stage(on({"a": raises(TypeError("a bug"))}))
     world.send("a")
-    policy = replace(FAST, breaker_in_a_row=1, attempts=1)
+    policy = fast(breaker_in_a_row=1, attempts=1)
     polls: list[int] = []
 
     class Down:
@@ -932,7 +941,7 @@ def test_a_slow_call_holds_up_its_own_partition_and_no_other(world: World) -> No
     release = threading.Event()
     world.send(*slow)
     copying = stage(on({slow[0]: lambda: release.wait(LONGEST_S)}), workers=2)
-    policy = replace(FAST, in_flight=8)
+    policy = fast(in_flight=8)
     rounds = iter(range(1 << 30))
 
     def done() -> bool:
@@ -976,7 +985,7 @@ def test_what_is_in_hand_is_bounded(world: World) -> None:
         return len(read) > 30
 
     copying = stage(each(handle_one), batch=2, workers=2)
-    world.run(copying, done, replace(FAST, in_flight=16), Counting)
+    world.run(copying, done, fast(in_flight=16), Counting)
     assert sum(read) >= 16
 
 
@@ -986,7 +995,7 @@ def test_waiting_for_what_holds_up_a_partition_spins_not(world: World) -> None:
     world.send(first, *rest)
     copying = stage(on({first: raises(Transient("objects_down", "no answer"))}))
     polls = iter(range(1 << 30))
-    slow = replace(FAST, backoff_s=3600.0, backoff_max_s=3600.0)
+    slow = fast(backoff_s=3600.0, backoff_max_s=3600.0)
     watched = world.run(copying, lambda: next(polls) > 12, slow)
     assert watched.waits[-2] > 0.1
     assert world.copied() == []
@@ -1053,7 +1062,7 @@ def test_a_stop_leaves_behind_what_outlasts_its_grace(world: World) -> None:
         release.wait(LONGEST_S)
         return copy(envelope)
 
-    world.run(stage(each(handle_one)), began.is_set, replace(FAST, grace_s=0.01))
+    world.run(stage(each(handle_one)), began.is_set, fast(grace_s=0.01))
     assert world.copied() == []
     assert world.view.committed("copy") == {}
     world.run(stage())
@@ -1144,7 +1153,7 @@ def test_whatever_happens_every_call_ends_in_one_place(
 
     world.send(*calls)
     trying = stage(handle, batch=batch, workers=workers)
-    policy = replace(FAST, in_flight=in_flight, attempts=10)
+    policy = fast(in_flight=in_flight, attempts=10)
 
     def done() -> bool:
         if world.drained(trying, ENDED):

@@ -1,0 +1,220 @@
+"""What becomes of a message: the records it turns into, or where it goes when it cannot be handled.
+
+Pure: decode, handle, encode; dead letters; retries. Knows no log and moves no offset.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from schemas.topics import BY_RECORD, DEAD_LETTER, RETRY_TIERS
+from services.runtime import headers as h
+from services.runtime.codec import Codec
+from services.runtime.errors import Failure, Invalid, NotYet
+from services.runtime.log import Message, Record
+from services.runtime.settings import Policy
+from services.runtime.stage import Envelope, Output, Stage, event_id
+
+RETRY_TOPICS = tuple(tier.topic for tier in RETRY_TIERS)
+
+# Characters of an error's text in a header; all of them leave room beside a value of 900 KB.
+_LONGEST_TEXT = 8_000
+
+
+def topics_of(stage: Stage) -> tuple[str, ...]:
+    """What the stage's group reads: its sources, and the tiers in which its calls wait."""
+    return tuple(dict.fromkeys((*stage.sources, *RETRY_TOPICS)))
+
+
+def process(
+    stage: Stage, codec: Codec, messages: Sequence[Message], clock: Callable[[], datetime]
+) -> Iterator[tuple[int, list[Record] | Exception]]:
+    """Decode, handle and encode; (index, records or failure) of every message, in any order.
+
+    An exception that `stage.handle` lets out is the outcome of each message not yet answered for;
+    where every message has its answer it comes out of here too.
+    """
+    envelopes: list[Envelope[Any]] = []
+    places: list[int] = []
+    for index, message in enumerate(messages):
+        try:
+            envelopes.append(codec.decode(_original(stage, message)))
+        except Invalid as problem:
+            if not stage.passes_undecodable:
+                yield index, problem
+                continue
+            envelopes.append(codec.undecodable(message, problem))
+        except Exception as failure:
+            yield index, failure
+            continue
+        places.append(index)
+    unanswered = set(range(len(envelopes)))
+    if not envelopes:
+        return
+    try:
+        for at, outcome in stage.handle(envelopes):
+            if at not in unanswered:
+                raise RuntimeError(f"{stage.name} answered for message {at} of its batch twice")
+            unanswered.discard(at)
+            if isinstance(outcome, Exception):
+                yield places[at], outcome
+                continue
+            try:
+                yield places[at], _encoded(stage, codec, envelopes[at], outcome, clock())
+            except Exception as failure:
+                yield places[at], failure
+        if unanswered:
+            raise RuntimeError(f"{stage.name} did not answer for {len(unanswered)} of its batch")
+    except Exception as failure:
+        if not unanswered:
+            raise
+        for at in sorted(unanswered):
+            yield places[at], failure
+
+
+def _original(stage: Stage, message: Message) -> Message:
+    """A message that waited in a retry tier, as the one it was; others unchanged."""
+    if not from_tier(stage, message):
+        return message
+    topic = message.header(h.RETRY_TOPIC)
+    if topic not in stage.sources:
+        raise Invalid(
+            "bad_header",
+            f"{h.RETRY_TOPIC} is {topic!r}, {stage.name} reads {', '.join(stage.sources)}",
+        )
+    return replace(message, topic=topic)
+
+
+def from_tier(stage: Stage, message: Message) -> bool:
+    """Whether the message waited; what other messages say of retries is not ours to believe."""
+    return message.topic in RETRY_TOPICS and message.topic not in stage.sources
+
+
+def _encoded(
+    stage: Stage,
+    codec: Codec,
+    cause: Envelope[Any],
+    outputs: Sequence[Output],
+    now: datetime,
+) -> list[Record]:
+    records = []
+    for ordinal, output in enumerate(outputs):
+        topic = BY_RECORD.get(type(output.event).__name__)
+        if topic is None:
+            raise RuntimeError(f"{stage.name} emitted {type(output.event)}, which no topic carries")
+        if topic.name not in stage.targets:
+            raise RuntimeError(
+                f"{stage.name} emitted to {topic.name}, which is none of its targets"
+            )
+        made_id = event_id(stage.name, output.about or cause.id, cause.generation, ordinal)
+        records.append(
+            codec.encode(
+                output.event,
+                id=made_id,
+                source=f"/callstream/{stage.name}",
+                time=now,
+                generation=cause.generation,
+                causation_id=cause.id,
+                traceparent=_traceparent(cause, made_id),
+            )
+        )
+    return records
+
+
+def _traceparent(cause: Envelope[Any], made_id: str) -> str:
+    """The cause's trace continued; where it has none, one trace for the whole call."""
+    if cause.traceparent is not None:
+        trace = cause.traceparent.split("-")[1]
+    else:
+        trace = sha256(cause.message.key or cause.id.encode()).hexdigest()[:32]
+    return f"00-{trace}-{sha256(made_id.encode()).hexdigest()[:16]}-01"
+
+
+def dead_letter(stage: str, message: Message, failure: Exception, now_ms: int) -> Record:
+    """The original message, untouched, with why it was refused and where it first stood."""
+    reason = failure.reason if isinstance(failure, Failure) else "unexpected"
+    trace = "".join(traceback.format_exception(failure))
+    waited = message.topic in RETRY_TOPICS
+    topic = message.header(h.RETRY_TOPIC) if waited else None
+    partition = whole_number(message, h.RETRY_PARTITION) if waited else None
+    offset = whole_number(message, h.RETRY_OFFSET) if waited else None
+    attempt = whole_number(message, h.RETRY_ATTEMPT) if waited else None
+    added = {
+        h.ERROR_TOPIC: topic or message.topic,
+        h.ERROR_PARTITION: str(message.partition if partition is None else partition),
+        h.ERROR_OFFSET: str(message.offset if offset is None else offset),
+        h.ERROR_STAGE: stage,
+        h.ERROR_CLASS: f"{type(failure).__module__}.{type(failure).__qualname__}",
+        h.ERROR_MESSAGE: str(failure)[:_LONGEST_TEXT],
+        h.ERROR_TRACE: trace[-_LONGEST_TEXT:],
+        h.DEAD_REASON: reason,
+        h.DEAD_ATTEMPT: str(attempt or 0),
+        h.DEAD_AT_MS: str(now_ms),
+    }
+    return Record(
+        DEAD_LETTER, message.key, message.value, _with(message, added), timestamp_ms=now_ms
+    )
+
+
+def retry(
+    stage: str, message: Message, wait: NotYet, now_ms: int, policy: Policy
+) -> Record | Invalid:
+    """The message on its way to a retry tier, or why its patience is at an end."""
+    waited = message.topic in RETRY_TOPICS
+    attempt = ((whole_number(message, h.RETRY_ATTEMPT) or 0) if waited else 0) + 1
+    first_ms = whole_number(message, h.RETRY_FIRST_MS) if waited else None
+    first_ms = now_ms if first_ms is None else first_ms
+    history = (message.header(h.RETRY_HISTORY) or "") if waited else ""
+    history = f"{history}{attempt}. at {now_ms}: {wait}\n"[-_LONGEST_TEXT:]
+    if now_ms - first_ms > policy.patience_s * 1000:
+        return Invalid(
+            wait.reason,
+            f"gave up after {attempt} attempts over {(now_ms - first_ms) / 1000:.0f} s "
+            f"(patience {policy.patience_s:.0f} s); history:\n{history}",
+        )
+    tier = min((attempt - 1) // policy.tier_tries, len(RETRY_TIERS) - 1)
+    while (
+        wait.after_s is not None
+        and tier + 1 < len(RETRY_TIERS)
+        and policy.tier_delays_s[tier] < wait.after_s
+    ):
+        tier += 1
+    added = {
+        h.RETRY_STAGE: stage,
+        h.RETRY_REASON: wait.reason,
+        h.RETRY_DETAIL: wait.detail[:_LONGEST_TEXT],
+        h.RETRY_DUE_MS: str(now_ms + round(policy.tier_delays_s[tier] * 1000)),
+        h.RETRY_ATTEMPT: str(attempt),
+        h.RETRY_FIRST_MS: str(first_ms),
+        h.RETRY_HISTORY: history,
+    }
+    if not waited:
+        added |= {
+            h.RETRY_TOPIC: message.topic,
+            h.RETRY_PARTITION: str(message.partition),
+            h.RETRY_OFFSET: str(message.offset),
+        }
+    return Record(
+        RETRY_TIERS[tier].topic, message.key, message.value, _with(message, added),
+        timestamp_ms=now_ms,
+    )  # fmt: skip
+
+
+def _with(message: Message, added: dict[str, str]) -> tuple[tuple[str, bytes], ...]:
+    kept = [(name, value) for name, value in message.headers if name not in added]
+    # What fails may name a file whose name is no text.
+    return (
+        *kept,
+        *((name, text.encode("utf-8", "backslashreplace")) for name, text in added.items()),
+    )
+
+
+def whole_number(message: Message, name: str) -> int | None:
+    """A whole number in a header; None where there is none to be trusted."""
+    text = message.header(name) or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
