@@ -10,15 +10,23 @@ from typing import Any, NamedTuple, Protocol
 from schemas.events import CallErased
 from schemas.topics import TOPICS
 from services.runtime.errors import Failure, Invalid
-from services.runtime.log import TopicPartition
 from services.runtime.stage import Envelope, Outcome, Stage
-from services.sink.rows import TABLES, Rows, basis_of, call_of, milliseconds, rows_of
+from services.sink.rows import (
+    TABLES,
+    Rows,
+    basis_of,
+    call_of,
+    milliseconds,
+    place_of,
+    renewal_of,
+    revision_of,
+    rows_of,
+)
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Result
 
 NAME = "sink"
 _NEVER = -(1 << 62)
-_UNKNOWN = -2
 
 Call = tuple[str, str]
 """tenant_id and call_id."""
@@ -51,10 +59,9 @@ class Tables(Protocol):
 
 def stage(settings: SinkSettings, warehouse: Tables) -> Stage:
     """The sink over `warehouse`; reads every topic, what cannot be decoded included."""
-    archive = Archive(warehouse)
 
     def handle(envelopes: Sequence[Envelope[Any]]) -> Iterator[tuple[int, Outcome]]:
-        yield from _outcomes(warehouse, archive, list(enumerate(envelopes)), settings.words)
+        yield from _outcomes(warehouse, list(enumerate(envelopes)), settings.words)
 
     return Stage(
         NAME,
@@ -70,7 +77,6 @@ def stage(settings: SinkSettings, warehouse: Tables) -> Stage:
 
 def _outcomes(
     warehouse: Tables,
-    archive: Archive,
     batch: Sequence[tuple[int, Envelope[Any]]],
     words: bool,
 ) -> Iterator[tuple[int, Outcome]]:
@@ -86,127 +92,119 @@ def _outcomes(
         made.append(Made(envelope, rows))
         stored.append(index)
     try:
-        store(warehouse, archive.missing(made))
+        store(warehouse, made)
     except Failure:
-        archive.forget()
         raise
     except Exception as error:
-        archive.forget()
         if len(made) == 1:
             yield stored[0], error
             return
         sound = [(index, envelope) for index, envelope in batch if index in set(stored)]
         middle = len(sound) // 2
-        yield from _outcomes(warehouse, archive, sound[:middle], words)
-        yield from _outcomes(warehouse, archive, sound[middle:], words)
+        yield from _outcomes(warehouse, sound[:middle], words)
+        yield from _outcomes(warehouse, sound[middle:], words)
         return
     for index in stored:
         yield index, ()
 
 
-class Archive:
-    """Tells which events are stored already. Not thread-safe.
+class Identity(NamedTuple):
+    """What makes two messages the same one. Where a message is the event, so is its place:
+    retries and dead letters carry the headers of what they hold, `ce_id` included."""
 
-    It asks once how far the archive reaches when a partition comes into this sink's hands; what
-    lies beyond cannot be stored, as nobody else stores what this one reads.
-    """
+    topic: str
+    event_id: str
+    generation: int
+    revision: int
+    place: str
 
-    def __init__(self, warehouse: Tables) -> None:
-        self._warehouse = warehouse
-        # Source -> the lease it is read under, and the last offset that may be archived.
-        self._reach: dict[TopicPartition, tuple[int, int]] = {}
 
-    def forget(self) -> None:
-        """Ask again: how far a batch got that failed is not known."""
-        self._reach.clear()
+def identity_of(envelope: Envelope[Any]) -> Identity:
+    """The same for an event however often it is delivered, and another for each dead letter."""
+    topic = envelope.message.topic
+    generation, revision = envelope.generation, revision_of(envelope.event)
+    return Identity(topic, envelope.id, generation, revision, place_of(envelope))
 
-    def missing(self, made: Sequence[Made]) -> list[Made]:
-        """Those of `made` that are not archived; the next call takes them to be."""
-        spans: dict[TopicPartition, list[int]] = {}
-        for it in made:
-            message = it.envelope.message
-            span = spans.setdefault(message.source, [message.offset, message.offset])
-            span[0], span[1] = min(span[0], message.offset), max(span[1], message.offset)
-            lease, _ = self._reach.get(message.source, (None, -1))
-            if lease != message.lease:
-                self._reach[message.source] = (message.lease, _UNKNOWN)
-        unknown = {
-            source: f"offset >= {first}"
-            for source, (first, _) in spans.items()
-            if self._reach[source][1] == _UNKNOWN
-        }
-        reached = {
-            TopicPartition(topic, partition): offset
-            for topic, partition, offset in self._read(
-                "topic, partition, max(offset)", unknown, "GROUP BY topic, partition"
-            )
-        }
-        for source in unknown:
-            self._reach[source] = (self._reach[source][0], reached.get(source, -1))
-        within = {
-            source: f"offset BETWEEN {first} AND {last}"
-            for source, (first, last) in spans.items()
-            if first <= self._reach[source][1]
-        }
-        archived = set(self._read("topic, partition, offset, event_id", within))
-        for source, (_, last) in spans.items():
-            lease, offset = self._reach[source]
-            self._reach[source] = (lease, max(offset, last))
-        return [it for it in made if (*_position(it), it.envelope.id) not in archived]
 
-    def _read(
-        self, columns: str, where: Mapping[TopicPartition, str], tail: str = ""
-    ) -> Sequence[tuple[Any, ...]]:
-        """`columns` of the archived messages at those offsets, by ranges of the primary key."""
-        if not where:
-            return ()
-        topics = sorted({source.topic for source in where})
-        ranges = " OR ".join(
-            f"(topic = {{topic{topics.index(source.topic)}:String}} "
-            f"AND partition = {source.partition} AND {offsets})"
-            for source, offsets in where.items()
-        )
-        return self._warehouse.query(
-            f"SELECT {columns} FROM events WHERE {ranges} {tail}",
-            {f"topic{number}": topic for number, topic in enumerate(topics)},
-        ).rows
+def _archived(warehouse: Tables, made: Sequence[Made]) -> dict[Identity, int]:
+    """Those of `made` that the archive holds, and the basis (ms) it holds them with."""
+    ids: dict[str, list[str]] = {}
+    for it in made:
+        ids.setdefault(it.envelope.message.topic, []).append(it.envelope.id)
+    if not ids:
+        return {}
+    parameters: dict[str, Any] = {}
+    for number, (topic, wanted) in enumerate(ids.items()):
+        parameters |= {f"topic{number}": topic, f"ids{number}": wanted}
+    either = " OR ".join(
+        f"(topic = {{topic{number}:String}} AND event_id IN {{ids{number}:Array(String)}})"
+        for number in range(len(ids))
+    )
+    found = warehouse.query(
+        "SELECT topic, event_id, generation, revision, place, toUnixTimestamp64Milli(basis_at) "
+        f"FROM events WHERE {either}",
+        parameters,
+    )
+    held: dict[Identity, int] = {}
+    for *identity, basis in found.rows:
+        named = Identity(*identity)
+        held[named] = max(basis, held.get(named, basis))
+    return held
+
+
+def _distinct(made: Sequence[Made]) -> list[Made]:
+    """Each event once, as it was when it came with the latest basis."""
+    distinct: dict[Identity, Made] = {}
+    for it in made:
+        known = distinct.setdefault(identity_of(it.envelope), it)
+        if basis_of(it.envelope) > basis_of(known.envelope):
+            distinct[identity_of(it.envelope)] = it
+    return list(distinct.values())
 
 
 def store(warehouse: Tables, made: Sequence[Made]) -> None:
     """Insert the rows of `made`, carry out the erasures among it; durable on return.
 
-    Stopped anywhere and called again with those of the events that are not in the archive, it
-    leaves what one whole run leaves: the archive comes last, what comes before it is inserted again
-    under the same tokens, and rows that still come twice are one row by their key.
+    An event that is archived already, or comes twice, adds no row. Stopped anywhere and called
+    again, this leaves what one whole run leaves: the archive comes last, what comes before it is
+    inserted again under the same tokens, and rows that still come twice are one row by their key.
     """
-    if not made:
-        return
-    asked = _asked(made)
+    erasures = [it for it in made if isinstance(it.envelope.event, CallErased)]
+    if erasures:
+        archived = _archived(warehouse, erasures)
+        erasures = [it for it in _distinct(erasures) if identity_of(it.envelope) not in archived]
+    asked = _asked(erasures)
     erased = _erased(warehouse, made, asked)
-    made = [
+    others = [
         it
         for it in made
-        if isinstance(it.envelope.event, CallErased)
-        or basis_of(it.envelope) > erased.get(call_of(it.envelope), _NEVER)
+        if not isinstance(it.envelope.event, CallErased)
+        and basis_of(it.envelope) > erased.get(call_of(it.envelope), _NEVER)
     ]
     if asked:
         # The erasure is on record before anything is deleted: another sink that is inserting rows
         # of the call either sees it when it looks again, or was done before the deletion.
-        _insert(warehouse, made, ("calls_erased",), erased)
+        _insert(warehouse, erasures, ("calls_erased",), erased)
         _delete(warehouse, asked)
-    _insert(warehouse, made, [table for table in TABLES if table != "calls_erased"], erased)
+    # Asked after the deletion: an event of an erased call that is handed in again is no repeat.
+    archived = _archived(warehouse, others)
+    fresh, again = [], []
+    for it in _distinct(others):
+        basis = archived.get(identity_of(it.envelope))
+        if basis is None:
+            fresh.append(it)
+        elif basis_of(it.envelope) > basis:
+            again.append(Made(it.envelope, {"renewals": renewal_of(it.envelope)}))
+    _insert(warehouse, again, ("renewals",), erased)
+    fresh += erasures
+    _insert(warehouse, fresh, [table for table in TABLES if table != "calls_erased"], erased)
     later = {
         call: at
-        for call, at in _erased(warehouse, made, {}).items()
+        for call, at in _erased(warehouse, [*fresh, *again], {}).items()
         if at > erased.get(call, _NEVER)
     }
     if later:
         _delete(warehouse, later)
-
-
-def _position(it: Made) -> tuple[str, int, int]:
-    message = it.envelope.message
-    return message.topic, message.partition, message.offset
 
 
 def _asked(made: Sequence[Made]) -> dict[Call, int]:
@@ -249,13 +247,17 @@ def _delete(warehouse: Tables, erased: Mapping[Call, int]) -> None:
         "calls": [call for _, call in calls],
         "until": [erased[call] for call in calls],
     }
+    of_call = "tenant_id IN {tenants:Array(String)} AND call_id IN {calls:Array(String)} "
+    with_basis = (
+        "AND arrayExists((t, c, u) -> t = tenant_id AND c = call_id "
+        "AND toUnixTimestamp64Milli(basis_at) %s u, "
+        "{tenants:Array(String)}, {calls:Array(String)}, {until:Array(Int64)})"
+    )
+    # What came again after the erasure was dropped as a repeat of what the erasure covers.
+    renewed = f"SELECT event_id FROM renewals WHERE {of_call} {with_basis % '>'}"
     for table in _ERASABLE:
-        covered = (
-            "tenant_id IN {tenants:Array(String)} AND call_id IN {calls:Array(String)} "
-            "AND arrayExists((t, c, u) -> t = tenant_id AND c = call_id "
-            "AND toUnixTimestamp64Milli(basis_at) <= u, "
-            "{tenants:Array(String)}, {calls:Array(String)}, {until:Array(Int64)})"
-        )
+        id = "input_id" if table == "stage_states" else "event_id"
+        covered = f"{of_call} {with_basis % '<='} AND {id} NOT IN ({renewed})"
         if table in _STAYS:
             covered += f" AND NOT ({_STAYS[table]})"
         # A mutation rewrites parts even where it finds nothing.
@@ -291,8 +293,10 @@ def _digest(made: Sequence[Made], erased: Mapping[Call, int]) -> str:
     """
     digest = hashlib.sha256()
     for it in made:
-        topic, partition, offset = _position(it)
         envelope = it.envelope
+        topic, partition, offset = (
+            envelope.message.topic, envelope.message.partition, envelope.message.offset,
+        )  # fmt: skip
         life = erased.get(call_of(envelope), 0)
         named = f"{topic}\n{partition}\n{offset}\n{envelope.id}\n{envelope.generation}\n{life}\n"
         digest.update(named.encode())

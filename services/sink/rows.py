@@ -85,15 +85,16 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         *_EVENT, "raised_at", "rule", "rule_version", "severity", "title", "reason",
         "suggested_action", "agent_id", "queue_id", *_EVIDENCE,
     ),
+    "renewals": _ROW,
     "calls_erased": ("tenant_id", "call_id", "event_id", "erased_at", "requested_by", "reason"),
     "stage_states": (
         "tenant_id", "call_id", "stage", "input_id", "state", "generation", "attempt", "basis_at",
         "revision", "time", "reason", "detail", "due_at",
     ),
     "events": (
-        "topic", "partition", "offset", "event_id", "basis_at", "type", "tenant_id", "call_id",
-        "generation", "revision", "time", "timestamp", "key", "value", "dataref", "header_names",
-        "header_values", "problem_reason", "problem_detail",
+        "topic", "partition", "offset", "event_id", "place", "basis_at", "type", "tenant_id",
+        "call_id", "generation", "revision", "time", "timestamp", "key", "value", "dataref",
+        "header_names", "header_values", "problem_reason", "problem_detail",
     ),
 }  # fmt: skip
 
@@ -107,6 +108,8 @@ _Record = (
     e.CallEnded | e.CallRecorded | e.CallTranscribed | e.CallEnriched | e.AlertRaised
     | e.ReplayRequested | e.CallErased
 )  # fmt: skip
+# What an operator's note on a dead letter says when nobody is to look at it again.
+DROPPED = "dropped"
 _RETRY_TOPICS = frozenset(tier.topic for tier in RETRY_TIERS)
 _EXPECTED = frozenset(
     (e.RecordingStatus.AVAILABLE, e.RecordingStatus.PENDING, e.RecordingStatus.UNKNOWN)
@@ -167,6 +170,22 @@ def basis_of(envelope: Envelope[Any]) -> int:
         case _:
             basis = timestamp
     return min(_held(basis), timestamp)
+
+
+def place_of(envelope: Envelope[Any]) -> str:
+    """partition-offset of a message that is itself the event; empty for events.
+
+    A dead letter is named by it.
+    """
+    message = envelope.message
+    if isinstance(envelope.event, Message):
+        return f"{message.partition}-{message.offset}"
+    return ""
+
+
+def renewal_of(envelope: Envelope[Any]) -> Columns:
+    """A row of `renewals`: an event that is stored has come again, and with a later basis."""
+    return _one(*call_of(envelope), envelope.id, basis_of(envelope))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +295,7 @@ def _archived(about: _About, envelope: Envelope[Any]) -> Columns:
         message.partition,
         message.offset,
         about.id,
+        place_of(envelope),
         about.basis,
         "" if isinstance(envelope.event, Message) else type(envelope.event).__name__,
         about.tenant,
@@ -602,14 +622,18 @@ def _retry(about: _About, message: Message) -> Rows:
 
 def _dead_letter(about: _About, message: Message) -> Rows:
     stage = message.header(h.ERROR_STAGE)
-    if not stage:
+    settled = message.header(h.DEAD_ACTION)
+    # A redriven letter waits again, as the retry that it has become says.
+    if not stage or settled not in (None, DROPPED):
         return {}
     kind = (message.header(h.ERROR_CLASS) or "").rpartition(".")[2]
     failed = _number(message, h.DEAD_AT_MS)
+    refused = "refused" if kind == Invalid.__name__ else "failed"
     state = about.state(
         stage,
         about.id,
-        "refused" if kind == Invalid.__name__ else "failed",
+        # Of the time of its failure: to drop a letter says nothing new of what came after it.
+        DROPPED if settled else refused,
         attempt=_number(message, h.DEAD_ATTEMPT) or 0,
         time=_held(message.timestamp_ms if failed is None else failed),
         reason=message.header(h.DEAD_REASON) or kind,

@@ -86,8 +86,15 @@ class Topics:
             h.ERROR_TRACE: "Traceback ...",
             h.DEAD_REASON: reason,
             h.DEAD_ATTEMPT: "0",
+            h.DEAD_AT_MS: str(round(time.timestamp() * 1000)),
         }
         return self._moved("calls.dead-letter", refused, added, time)
+
+    def settle(self, letter: Envelope[Any], action: str, *, time: datetime) -> Envelope[Any]:
+        """What an operator decided about `letter`."""
+        place = f"{letter.message.partition}-{letter.message.offset}"
+        added = {h.DEAD_ACTION: action, h.DEAD_OF: place}
+        return self._moved("calls.dead-letter", letter, added, time)
 
     def _moved(
         self, topic: str, envelope: Envelope[Any], added: Mapping[str, str], time: datetime

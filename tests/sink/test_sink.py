@@ -79,7 +79,7 @@ def test_every_example_twice_is_once(warehouse: Warehouse) -> None:
     envelopes = every_example()
     assert set(sink(warehouse, envelopes).values()) == {()}
     once, rows = content(warehouse), physical(warehouse)
-    assert all(count for table, count in rows.items() if table != "calls_erased")
+    assert all(count for table, count in rows.items() if table not in ("calls_erased", "renewals"))
     sink(warehouse, envelopes)
     assert physical(warehouse) == rows
     assert content(warehouse) == once
@@ -96,15 +96,59 @@ def test_another_order_and_other_batches_show_the_same(warehouse: Warehouse) -> 
     assert content(warehouse) == expected
 
 
-def test_the_same_event_at_another_offset_adds_to_the_archive_only(
+def test_the_same_event_at_another_offset_adds_no_row(warehouse: Warehouse, topics: Topics) -> None:
+    sink(warehouse, life_of(topics, HAPPY))
+    once, rows = content(warehouse), physical(warehouse)
+    sink(warehouse, life_of(topics, HAPPY))
+    assert physical(warehouse) == rows
+    for envelope in life_of(topics, HAPPY):
+        sink(warehouse, [envelope])
+    assert physical(warehouse) == rows
+    assert content(warehouse) == once
+
+
+def test_the_same_event_again_in_its_batch_adds_no_row(
     warehouse: Warehouse, topics: Topics
 ) -> None:
-    sink(warehouse, life_of(topics, HAPPY))
-    once = content(warehouse)
-    sink(warehouse, life_of(topics, HAPPY))
-    twice = content(warehouse)
-    assert twice.pop("events FINAL")[0] == 2 * once.pop("events FINAL")[0]
-    assert twice == once
+    life = life_of(topics, HAPPY)
+    sink(warehouse, life)
+    rows = physical(warehouse)
+    empty(warehouse)
+    sink(warehouse, [*life_of(topics, HAPPY), *life_of(topics, HAPPY)])
+    assert physical(warehouse) == rows
+
+
+def test_another_generation_or_revision_of_an_id_is_no_repeat(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    events = [
+        topics.send(HAPPY, "id"),
+        topics.send(HAPPY, "id", generation=1),
+        topics.send(replace(HAPPY, source_updated_at=NOON), "id"),
+    ]
+    sink(warehouse, events[:2])
+    sink(warehouse, events)
+    assert one(warehouse, "SELECT count() FROM events") == 3
+
+
+def test_retries_and_dead_letters_of_one_event_are_rows_of_their_own(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    """They carry the id of what they hold; read again from the same place they are repeats."""
+    ended = topics.send(HAPPY, "ended")
+    batch = [
+        ended,
+        *(topics.wait(ended, "ingest", "not_ready", attempt=attempt) for attempt in (1, 2)),
+        *(topics.refuse(ended, stage, "refused") for stage in ("ingest", "ingest", "enrich")),
+    ]
+    assert {envelope.id for envelope in batch} == {"ended"}
+    sink(warehouse, batch[:2])
+    for _ in range(2):
+        sink(warehouse, batch)
+        found = warehouse.query("SELECT topic, count() FROM events GROUP BY topic")
+        assert dict(found.rows) == {
+            "calls.ended": 1, "calls.retry.1m": 2, "calls.dead-letter": 3}  # fmt: skip
+    assert one(warehouse, "SELECT count() FROM dead_letters") == 3
 
 
 def test_one_call_from_end_to_end(warehouse: Warehouse, topics: Topics) -> None:
@@ -341,6 +385,37 @@ def test_waiting_refused_and_done(warehouse: Warehouse, topics: Topics) -> None:
     assert one(warehouse, "SELECT state FROM calls") == "transcribed"
 
 
+def test_a_redriven_letter_waits_and_a_dropped_one_stays_failed(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    minutes = [NOON + timedelta(minutes=number) for number in range(6)]
+    ended, recorded = topics.send(HAPPY, "ended"), EXAMPLES["CallRecorded"]["happy"]
+    letter = topics.refuse(ended, "ingest", "not_audio")
+    sink(warehouse, [ended, letter])
+    assert one(warehouse, "SELECT id FROM dead_letters") == f"0-{letter.message.offset}"
+
+    again = topics.wait(ended, "ingest", "redriven", time=minutes[1], attempt=0)
+    sink(warehouse, [topics.settle(letter, "redriven", time=minutes[1]), again])
+    assert one(warehouse, "SELECT count() FROM dead_letters") == 0
+    assert one(warehouse, "SELECT state, state_reason FROM calls") == (
+        "waiting", "ingest: redriven")  # fmt: skip
+
+    second = topics.refuse(ended, "ingest", "not_audio", time=minutes[2])
+    sink(warehouse, [second])
+    assert one(warehouse, "SELECT id FROM dead_letters") == f"0-{second.message.offset}"
+    assert one(warehouse, "SELECT state FROM calls") == "failed"
+
+    sink(warehouse, [topics.settle(second, "dropped", time=minutes[5])])
+    assert one(warehouse, "SELECT count() FROM dead_letters") == 0
+    assert one(warehouse, "SELECT state, state_reason FROM calls") == (
+        "failed", "ingest: dropped: not_audio")  # fmt: skip
+    assert one(warehouse, "SELECT state, since FROM call_states") == ("dropped", minutes[2])
+
+    done = topics.send(recorded, "recorded", time=minutes[4], causation_id="ended")
+    sink(warehouse, [done])
+    assert one(warehouse, "SELECT state FROM calls") == "stored", "what came since counts"
+
+
 def test_an_unexpected_failure_is_failed_not_refused(warehouse: Warehouse, topics: Topics) -> None:
     ended = topics.send(HAPPY, "ended")
     letter = topics.refuse(ended, "ingest", "unexpected", error="builtins.ZeroDivisionError")
@@ -521,6 +596,29 @@ def test_an_erased_call_handed_in_again_with_the_same_ids_shows_again(
     assert one(warehouse, "SELECT state, turns, length(alerts) FROM calls") == ("enriched", 7, 1)
     sink(warehouse, [gone])  # read again: it is over, and takes nothing of the new life
     assert one(warehouse, "SELECT count() FROM call_segments") == 7
+
+
+def test_a_call_handed_in_again_outlives_an_erasure_that_is_read_late(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    """Topics are not read in step: the second life may be here before the erasure of the first."""
+    first = life_of(topics, HAPPY)
+    later = NOON + timedelta(hours=2)
+    second = life_of(topics, replace(HAPPY, published_at=later), time=later)
+    gone = erasure(topics, NOON + timedelta(hours=1))
+    for batches in ([first, second, [gone]], [[*first, *second], [gone]],
+                    [[*second, *first], [gone]], [[*first, gone, *second]]):  # fmt: skip
+        empty(warehouse)
+        for batch in batches:
+            sink(warehouse, batch)
+        assert one(warehouse, "SELECT state, turns FROM calls") == ("enriched", 7)
+        assert one(warehouse, "SELECT count() FROM call_segments") == 7
+        assert one(warehouse, "SELECT count() FROM call_states WHERE state = 'done'") == 3
+    empty(warehouse)
+    for batch in (first, second, [gone], [erasure(topics, later + timedelta(hours=1), "last")]):
+        sink(warehouse, batch)
+    left = {table: count for table, count in physical(warehouse).items() if count}
+    assert left == {"events": 2, "stage_states": 2, "calls_erased": 2}
 
 
 def test_a_clock_that_runs_ahead_does_not_save_a_call_from_erasure(

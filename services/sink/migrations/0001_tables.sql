@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS events
     partition Int32,
     offset Int64,
     event_id String,
+    place String COMMENT 'partition-offset of original bytes, which may carry one id many times; empty for events',
     basis_at DateTime64(3, 'UTC'),
     type LowCardinality(String) COMMENT 'record name; empty for original bytes',
     tenant_id LowCardinality(String),
@@ -26,12 +27,24 @@ CREATE TABLE IF NOT EXISTS events
     header_values Array(String),
     problem_reason LowCardinality(String) COMMENT 'why it could not be decoded; empty where it could',
     problem_detail String,
-    INDEX call (tenant_id, call_id) TYPE bloom_filter GRANULARITY 1
+    INDEX call (tenant_id, call_id) TYPE bloom_filter GRANULARITY 4
 )
 ENGINE = ReplacingMergeTree
-ORDER BY (topic, partition, offset, event_id)
-SETTINGS non_replicated_deduplication_window = 1000, index_granularity = 1024
-COMMENT 'The archive: every message of every topic, byte for byte';
+ORDER BY (topic, event_id, generation, revision, place)
+SETTINGS non_replicated_deduplication_window = 1000, index_granularity = 256
+COMMENT 'The archive: every event, retry and dead letter of every topic, byte for byte';
+
+CREATE TABLE IF NOT EXISTS renewals
+(
+    tenant_id LowCardinality(String),
+    call_id String,
+    event_id String,
+    basis_at DateTime64(3, 'UTC')
+)
+ENGINE = ReplacingMergeTree(basis_at)
+ORDER BY (tenant_id, call_id, event_id)
+SETTINGS non_replicated_deduplication_window = 1000
+COMMENT 'Events that came again with a later basis; an erasure in between does not cover them';
 
 CREATE TABLE IF NOT EXISTS calls_ended
 (
@@ -379,7 +392,7 @@ CREATE TABLE IF NOT EXISTS stage_states
     call_id String,
     stage LowCardinality(String),
     input_id String COMMENT 'event that the stage was given',
-    state LowCardinality(String) COMMENT 'done, waiting, refused, failed, erased',
+    state LowCardinality(String) COMMENT 'done, waiting, refused, failed, dropped, erased',
     generation Int64,
     attempt Int64,
     basis_at DateTime64(3, 'UTC'),
@@ -389,7 +402,7 @@ CREATE TABLE IF NOT EXISTS stage_states
     detail String,
     due_at Nullable(DateTime64(3, 'UTC')) COMMENT 'when a waiting call is looked at again'
 )
-ENGINE = ReplacingMergeTree
+ENGINE = ReplacingMergeTree(time)
 ORDER BY (tenant_id, call_id, stage, input_id, state, generation, attempt)
 SETTINGS non_replicated_deduplication_window = 1000
 COMMENT 'What became of a call at a stage, as each message told it';

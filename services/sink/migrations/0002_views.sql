@@ -79,7 +79,7 @@ FROM
         stage,
         argMax(
             (state, reason, detail, due_at, attempt, time, generation, known),
-            (generation, known, time, state = 'done', attempt)
+            (generation, known, time, state = 'done', state = 'dropped', attempt)
         ) AS latest
     FROM
     (
@@ -104,7 +104,7 @@ FROM
     )
     GROUP BY tenant_id, call_id, stage
 )
-COMMENT 'State of each call at each stage: done, waiting (until due_at), refused, failed or erased, and why';
+COMMENT 'State of each call at each stage: done, waiting (until due_at), refused, failed, dropped (failed, and settled by an operator) or erased, and why';
 
 CREATE OR REPLACE VIEW calls AS
 SELECT
@@ -134,7 +134,7 @@ SELECT
     t.model AS model,
     multiIf(
         p.state = 'waiting', 'waiting',
-        p.state IN ('refused', 'failed'), 'failed',
+        p.state IN ('refused', 'failed', 'dropped'), 'failed',
         n.event_id != '', 'enriched',
         t.event_id != '', 'transcribed',
         r.event_id != '' AND r.recordings > 0, 'stored',
@@ -144,6 +144,7 @@ SELECT
     ) AS state,
     multiIf(
         p.state IN ('waiting', 'refused', 'failed'), concat(p.stage, ': ', p.reason),
+        p.state = 'dropped', concat(p.stage, ': dropped: ', p.reason),
         state = 'no_recording' AND r.event_id != '', arrayStringConcat(r.refused_reasons, '; '),
         state = 'no_recording', e.no_recording_reason,
         ''
@@ -366,9 +367,15 @@ SELECT
     toInt64OrNull(header_values[indexOf(header_names, 'callstream.attempt')]) AS attempt,
     timestamp AS failed_at,
     event_id AS input_id,
+    place AS id,
     partition,
     offset,
     length(value) AS value_bytes
 FROM events FINAL
-WHERE topic = 'calls.dead-letter'
-COMMENT 'Messages that were given up, and why; their bytes are in events at the same partition and offset';
+WHERE topic = 'calls.dead-letter' AND NOT has(header_names, 'callstream.dead.of') AND place NOT IN
+(
+    SELECT header_values[indexOf(header_names, 'callstream.dead.of')]
+    FROM events
+    WHERE topic = 'calls.dead-letter'
+)
+COMMENT 'Messages that were given up, and why, that nobody has redriven or dropped; their bytes are in events under the same topic and place';
