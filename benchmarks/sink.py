@@ -27,7 +27,7 @@ from services.runtime.log import Message
 from services.runtime.objects import DirectoryObjects
 from services.runtime.stage import Envelope
 from services.sink.handler import stage
-from services.sink.rows import TABLES, rows_of
+from services.sink.rows import TABLES, Columns, about, columns_of
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Result, Warehouse
 
@@ -92,14 +92,8 @@ def batches(events: Sequence[Envelope[Any]], size: int) -> list[Sequence[Envelop
     return [events[start : start + size] for start in range(0, len(events), size)]
 
 
-def columns_of(batch: Sequence[Envelope[Any]]) -> dict[str, list[list[Any]]]:
-    tables: dict[str, list[list[Any]]] = {}
-    for envelope in batch:
-        for table, rows in rows_of(envelope).items():
-            columns = tables.setdefault(table, [[] for _ in TABLES[table]])
-            for column, values in zip(columns, rows, strict=True):
-                column.extend(values)
-    return tables
+def rows_of(batch: Sequence[Envelope[Any]]) -> dict[str, Columns]:
+    return columns_of([about(envelope) for envelope in batch])
 
 
 def raw(warehouse: Warehouse, columns: Mapping[str, Sequence[Sequence[Any]]], types: Any) -> None:
@@ -131,7 +125,7 @@ def main() -> None:
         for round_ in range(options.rounds + 1):
             events = envelopes(options.calls, round_, root / "objects")
             cut = batches(events, options.batch)
-            columns = [columns_of(batch) for batch in cut]
+            columns = [rows_of(batch) for batch in cut]
             rows = sum(len(data[0]) for tables in columns for data in tables.values())
             timed.seconds.clear()
             mine = other = 0.0

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from schemas.events import CallErased
 from schemas.topics import TOPICS
-from services.runtime.errors import Failure, Invalid
+from services.runtime.errors import Failure, Invalid, Transient
 from services.runtime.stage import Envelope, Outcome, Stage
-from services.sink.rows import (
-    TABLES,
-    Rows,
-    basis_of,
-    call_of,
-    milliseconds,
-    place_of,
-    renewal_of,
-    revision_of,
-    rows_of,
-)
+from services.sink.rows import TABLES, About, Columns, about, columns_of, milliseconds
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Result
 
@@ -30,13 +19,6 @@ _NEVER = -(1 << 62)
 
 Call = tuple[str, str]
 """tenant_id and call_id."""
-
-
-class Made(NamedTuple):
-    """An event and the rows it makes."""
-
-    envelope: Envelope[Any]
-    rows: Rows
 
 
 # What an erasure empties; headlines first, so that a call leaves the views at once.
@@ -81,18 +63,17 @@ def _outcomes(
     words: bool,
 ) -> Iterator[tuple[int, Outcome]]:
     """Store `batch`; where the warehouse refuses it, find out by halves which event it refuses."""
-    made: list[Made] = []
+    made: list[About] = []
     stored: list[int] = []
     for index, envelope in batch:
         try:
-            rows = rows_of(envelope, words=words)
+            made.append(about(envelope))
         except Invalid as problem:
             yield index, problem
             continue
-        made.append(Made(envelope, rows))
         stored.append(index)
     try:
-        store(warehouse, made)
+        store(warehouse, made, words=words)
     except Failure:
         raise
     except Exception as error:
@@ -109,8 +90,11 @@ def _outcomes(
 
 
 class Identity(NamedTuple):
-    """What makes two messages the same one. Where a message is the event, so is its place:
-    retries and dead letters carry the headers of what they hold, `ce_id` included."""
+    """What makes two messages the same one.
+
+    Where a message is the event, its place tells: retries and dead letters carry the headers of
+    what they hold, `ce_id` included.
+    """
 
     topic: str
     event_id: str
@@ -119,18 +103,16 @@ class Identity(NamedTuple):
     place: str
 
 
-def identity_of(envelope: Envelope[Any]) -> Identity:
+def identity_of(it: About) -> Identity:
     """The same for an event however often it is delivered, and another for each dead letter."""
-    topic = envelope.message.topic
-    generation, revision = envelope.generation, revision_of(envelope.event)
-    return Identity(topic, envelope.id, generation, revision, place_of(envelope))
+    return Identity(it.envelope.message.topic, it.id, it.generation, it.revision, it.place)
 
 
-def _archived(warehouse: Tables, made: Sequence[Made]) -> dict[Identity, int]:
+def _archived(warehouse: Tables, made: Sequence[About]) -> dict[Identity, int]:
     """Those of `made` that the archive holds, and the basis (ms) it holds them with."""
     ids: dict[str, list[str]] = {}
     for it in made:
-        ids.setdefault(it.envelope.message.topic, []).append(it.envelope.id)
+        ids.setdefault(it.envelope.message.topic, []).append(it.id)
     if not ids:
         return {}
     parameters: dict[str, Any] = {}
@@ -152,17 +134,17 @@ def _archived(warehouse: Tables, made: Sequence[Made]) -> dict[Identity, int]:
     return held
 
 
-def _distinct(made: Sequence[Made]) -> list[Made]:
+def _distinct(made: Sequence[About]) -> list[About]:
     """Each event once, as it was when it came with the latest basis."""
-    distinct: dict[Identity, Made] = {}
+    distinct: dict[Identity, About] = {}
     for it in made:
-        known = distinct.setdefault(identity_of(it.envelope), it)
-        if basis_of(it.envelope) > basis_of(known.envelope):
-            distinct[identity_of(it.envelope)] = it
+        identity = identity_of(it)
+        if it.basis > distinct.setdefault(identity, it).basis:
+            distinct[identity] = it
     return list(distinct.values())
 
 
-def store(warehouse: Tables, made: Sequence[Made]) -> None:
+def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> None:
     """Insert the rows of `made`, carry out the erasures among it; durable on return.
 
     An event that is archived already, or comes twice, adds no row. Stopped anywhere and called
@@ -172,32 +154,38 @@ def store(warehouse: Tables, made: Sequence[Made]) -> None:
     erasures = [it for it in made if isinstance(it.envelope.event, CallErased)]
     if erasures:
         archived = _archived(warehouse, erasures)
-        erasures = [it for it in _distinct(erasures) if identity_of(it.envelope) not in archived]
+        erasures = [it for it in _distinct(erasures) if identity_of(it) not in archived]
     asked = _asked(erasures)
     erased = _erased(warehouse, made, asked)
     others = [
         it
         for it in made
         if not isinstance(it.envelope.event, CallErased)
-        and basis_of(it.envelope) > erased.get(call_of(it.envelope), _NEVER)
+        and it.basis > erased.get((it.tenant, it.call), _NEVER)
     ]
     if asked:
         # The erasure is on record before anything is deleted: another sink that is inserting rows
         # of the call either sees it when it looks again, or was done before the deletion.
-        _insert(warehouse, erasures, ("calls_erased",), erased)
+        asking = {"calls_erased": columns_of(erasures)["calls_erased"]}
+        _insert(warehouse, asking, _digest(erasures, erased))
         _delete(warehouse, asked)
     # Asked after the deletion: an event of an erased call that is handed in again is no repeat.
     archived = _archived(warehouse, others)
     fresh, again = [], []
     for it in _distinct(others):
-        basis = archived.get(identity_of(it.envelope))
+        basis = archived.get(identity_of(it))
         if basis is None:
             fresh.append(it)
-        elif basis_of(it.envelope) > basis:
-            again.append(Made(it.envelope, {"renewals": renewal_of(it.envelope)}))
-    _insert(warehouse, again, ("renewals",), erased)
+        elif it.basis > basis:
+            again.append(it)
+    if again:
+        renewals = [(it.tenant, it.call, it.id, it.basis) for it in again]
+        renewed = {"renewals": list(zip(*renewals, strict=True))}
+        _insert(warehouse, renewed, _digest(again, erased))
     fresh += erasures
-    _insert(warehouse, fresh, [table for table in TABLES if table != "calls_erased"], erased)
+    columns = columns_of(fresh, words=words)
+    columns.pop("calls_erased", None)
+    _insert(warehouse, columns, _digest(fresh, erased))
     later = {
         call: at
         for call, at in _erased(warehouse, [*fresh, *again], {}).items()
@@ -205,23 +193,26 @@ def store(warehouse: Tables, made: Sequence[Made]) -> None:
     }
     if later:
         _delete(warehouse, later)
+    if any(it.basis > later.get((it.tenant, it.call), it.basis) for it in again):
+        # What these repeat may have been deleted before they were on record: look again.
+        raise Transient("erased_meanwhile", "a call was erased while it was handed in again")
 
 
-def _asked(made: Sequence[Made]) -> dict[Call, int]:
+def _asked(made: Sequence[About]) -> dict[Call, int]:
     """Call -> until when (ms) the batch itself asks for it to be erased."""
     asked: dict[Call, int] = {}
     for it in made:
         event = it.envelope.event
         if isinstance(event, CallErased):
-            call, at = call_of(it.envelope), milliseconds(event.erased_at)
+            call, at = (it.tenant, it.call), milliseconds(event.erased_at)
             asked[call] = max(at, asked.get(call, at))
     return asked
 
 
-def _erased(warehouse: Tables, made: Sequence[Made], asked: Mapping[Call, int]) -> dict[Call, int]:
+def _erased(warehouse: Tables, made: Sequence[About], asked: Mapping[Call, int]) -> dict[Call, int]:
     """Call -> until when (ms) it is erased, for the calls of `made` that are."""
     erased = dict(asked)
-    calls = {call_of(it.envelope) for it in made}
+    calls = {(it.tenant, it.call) for it in made}
     if not calls or warehouse.query("SELECT count() FROM calls_erased").rows[0][0] == 0:
         return erased
     known = warehouse.query(
@@ -269,22 +260,14 @@ def _delete(warehouse: Tables, erased: Mapping[Call, int]) -> None:
             warehouse.command(f"ALTER TABLE {table} DELETE WHERE {covered}", parameters)
 
 
-def _insert(
-    warehouse: Tables,
-    made: Sequence[Made],
-    tables: Sequence[str],
-    erased: Mapping[Call, int],
-) -> None:
-    """Insert the rows of `made` that belong into `tables`, in that order, one block per table."""
-    batch = _digest(made, erased)
-    for table in tables:
-        parts = [it.rows[table] for it in made if table in it.rows]
-        if parts:
-            columns = [list(chain.from_iterable(column)) for column in zip(*parts, strict=True)]
-            warehouse.insert(table, TABLES[table], columns, f"{NAME}/{table}/{batch}")
+def _insert(warehouse: Tables, rows: Mapping[str, Columns], batch: str) -> None:
+    """Insert `rows` in the order of TABLES, one block per table; `batch` names them."""
+    for table, columns in TABLES.items():
+        if table in rows:
+            warehouse.insert(table, columns, rows[table], f"{NAME}/{table}/{batch}")
 
 
-def _digest(made: Sequence[Made], erased: Mapping[Call, int]) -> str:
+def _digest(made: Sequence[About], erased: Mapping[Call, int]) -> str:
     """Names the batch's data: the same messages, and of each call the same life.
 
     Positions are part of it because ids are not enough: a call that is handed in again after it
@@ -293,11 +276,10 @@ def _digest(made: Sequence[Made], erased: Mapping[Call, int]) -> str:
     """
     digest = hashlib.sha256()
     for it in made:
-        envelope = it.envelope
-        topic, partition, offset = (
-            envelope.message.topic, envelope.message.partition, envelope.message.offset,
+        message = it.envelope.message
+        life = erased.get((it.tenant, it.call), 0)
+        named = (
+            message.topic, message.partition, message.offset, it.id, it.generation, life,
         )  # fmt: skip
-        life = erased.get(call_of(envelope), 0)
-        named = f"{topic}\n{partition}\n{offset}\n{envelope.id}\n{envelope.generation}\n{life}\n"
-        digest.update(named.encode())
+        digest.update(repr(named).encode())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """From an event to the rows it makes: plain functions, one per kind of event.
 
-Rows are made column by column, as they are inserted: a tuple per row costs several times more.
+Of what an event holds many of (segments, findings, ...), rows are made column by column and for a
+whole batch, as they are inserted: a tuple per row costs several times more.
 
 Times are integer milliseconds since the epoch, as the driver takes them fastest. A time that
 DateTime64 cannot hold is moved to the nearest it can: one such row would make every later read of
@@ -12,9 +13,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
 from typing import Any
 
 from schemas import events as e
@@ -26,12 +29,13 @@ from services.runtime.stage import Envelope
 
 Columns = Sequence[Sequence[Any]]
 """Rows of one table: a sequence per column, in the order of `TABLES`, all of one length."""
-Rows = dict[str, Columns]
-"""Table -> its rows; no table without rows."""
+Rows = dict[str, tuple[Any, ...]]
+"""Table -> the one row of it that an event makes."""
 
 _ROW = ("tenant_id", "call_id", "event_id", "basis_at")
 _EVENT = (*_ROW, "generation", "revision", "time")
 _CHILD = (*_ROW, "ordinal")
+_WORDS = frozenset(("words", "word_start_ms", "word_end_ms", "word_confidence"))
 _EVIDENCE = ("segment_ids", "start_ms", "end_ms", "quotes")
 
 # Table -> columns. In the order of insertion: what belongs to an event comes before the row that
@@ -172,26 +176,11 @@ def basis_of(envelope: Envelope[Any]) -> int:
     return min(_held(basis), timestamp)
 
 
-def place_of(envelope: Envelope[Any]) -> str:
-    """partition-offset of a message that is itself the event; empty for events.
-
-    A dead letter is named by it.
-    """
-    message = envelope.message
-    if isinstance(envelope.event, Message):
-        return f"{message.partition}-{message.offset}"
-    return ""
-
-
-def renewal_of(envelope: Envelope[Any]) -> Columns:
-    """A row of `renewals`: an event that is stored has come again, and with a later basis."""
-    return _one(*call_of(envelope), envelope.id, basis_of(envelope))
-
-
 @dataclass(frozen=True, slots=True)
-class _About:
-    """What the rows of one event have in common."""
+class About:
+    """An event, and what its rows have in common."""
 
+    envelope: Envelope[Any]
     tenant: str
     call: str
     id: str
@@ -200,6 +189,8 @@ class _About:
     revision: int
     time: int
     cause: str
+    place: str
+    """partition-offset of a message that is itself the event; empty for events."""
 
     @property
     def event(self) -> tuple[Any, ...]:
@@ -207,10 +198,6 @@ class _About:
         return (
             self.tenant, self.call, self.id, self.basis, self.generation, self.revision, self.time,
         )  # fmt: skip
-
-    def children(self, count: int) -> list[Sequence[Any]]:
-        """The columns of `_ROW`, `count` times."""
-        return [[value] * count for value in (self.tenant, self.call, self.id, self.basis)]
 
     def state(
         self,
@@ -223,37 +210,20 @@ class _About:
         reason: str = "",
         detail: str = "",
         due: int | None = None,
-    ) -> Columns:
-        """One row of `stage_states`."""
+    ) -> tuple[Any, ...]:
+        """A row of `stage_states`."""
         when = self.time if time is None else time
-        return _one(
+        return (
             self.tenant, self.call, stage, input_id, state, self.generation, attempt, self.basis,
             self.revision, when, reason, detail, due,
         )  # fmt: skip
 
-    def done(self, stage: str) -> Columns:
+    def done(self, stage: str) -> tuple[Any, ...]:
         return self.state(stage, self.cause, "done")
 
 
-def _about(envelope: Envelope[Any]) -> _About:
-    return _About(
-        *call_of(envelope),
-        envelope.id,
-        basis_of(envelope),
-        envelope.generation,
-        revision_of(envelope.event),
-        milliseconds(envelope.time),
-        envelope.causation_id or envelope.id,
-    )
-
-
-def _one(*values: Any) -> Columns:
-    """The columns of a single row."""
-    return [(value,) for value in values]
-
-
-def rows_of(envelope: Envelope[Any], *, words: bool = True) -> Rows:
-    """Every row that `envelope` makes, its archive row included.
+def about(envelope: Envelope[Any]) -> About:
+    """What is to be known of `envelope` before its rows are made.
 
     Raises Invalid for an event that no table can hold; never for dead letters, retries and what
     could not be decoded.
@@ -261,21 +231,71 @@ def rows_of(envelope: Envelope[Any], *, words: bool = True) -> Rows:
     event, message = envelope.event, envelope.message
     if not isinstance(event, Message | _Record):
         raise Invalid("unknown_record", f"{type(event).__name__} of {message.topic} has no table")
-    about = _about(envelope)
+    return About(
+        envelope,
+        *call_of(envelope),
+        envelope.id,
+        basis_of(envelope),
+        envelope.generation,
+        revision_of(event),
+        milliseconds(envelope.time),
+        envelope.causation_id or envelope.id,
+        f"{message.partition}-{message.offset}" if isinstance(event, Message) else "",
+    )
+
+
+def columns_of(events: Sequence[About], *, words: bool = True) -> dict[str, Columns]:
+    """Table -> all rows of it that `events` make, the archive's included; no table without rows."""
+    single: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    parts: defaultdict[str, list[tuple[About, Sequence[Any]]]] = defaultdict(list)
+    for it in events:
+        for table, row in _rows(it).items():
+            single[table].append(row)
+        for table, items in _parts(it.envelope.event).items():
+            if items:
+                parts[table].append((it, items))
+    made: dict[str, Columns] = {
+        table: list(zip(*rows, strict=True)) for table, rows in single.items()
+    }
+    for table, held in parts.items():
+        counts = [len(items) for _, items in held]
+        every = [item for _, items in held for item in items]
+        columns: list[Sequence[Any]] = [
+            _repeated([it.tenant for it, _ in held], counts),
+            _repeated([it.call for it, _ in held], counts),
+            _repeated([it.id for it, _ in held], counts),
+            _repeated([it.basis for it, _ in held], counts),
+        ]
+        if TABLES[table][len(_ROW)] == "ordinal":
+            columns.append(list(chain.from_iterable(map(range, counts))))
+        made[table] = columns + _FIELDS[table](every)
+    if not words and "segments" in made:
+        nothing = [()] * len(made["segments"][0])
+        made["segments"] = [
+            nothing if name in _WORDS else column
+            for name, column in zip(TABLES["segments"], made["segments"], strict=True)
+        ]
+    return made
+
+
+def _repeated(values: Sequence[Any], counts: Sequence[int]) -> list[Any]:
+    return list(chain.from_iterable(map(repeat, values, counts)))
+
+
+def _rows(about: About) -> Rows:
+    event, message = about.envelope.event, about.envelope.message
     rows: Rows
     match event:
         case Message() if message.topic == DEAD_LETTER:
             rows = _dead_letter(about, message)
         case Message() if message.topic in _RETRY_TOPICS:
             rows = _retry(about, message)
-        case Message():
-            rows = {}
         case e.CallEnded():
             rows = _ended(about, event)
         case e.CallRecorded():
             rows = _recorded(about, event)
         case e.CallTranscribed():
-            rows = _transcribed(about, event, words)
+            rows = _transcribed(about, event)
         case e.CallEnriched():
             rows = _enriched(about, event)
         case e.AlertRaised():
@@ -284,18 +304,39 @@ def rows_of(envelope: Envelope[Any], *, words: bool = True) -> Rows:
             rows = _replay(about, event)
         case e.CallErased():
             rows = _erased(about, event)
-    rows["events"] = _archived(about, envelope)
+        case _:
+            rows = {}
+    rows["events"] = _archived(about)
     return rows
 
 
-def _archived(about: _About, envelope: Envelope[Any]) -> Columns:
+def _parts(event: Any) -> Mapping[str, Sequence[Any]]:
+    """Table -> what of `event` makes a row of it each."""
+    match event:
+        case e.CallTranscribed():
+            return {"segments": event.segments}
+        case e.CallEnriched():
+            return {
+                "metrics": event.metrics,
+                "moments": event.moments,
+                "sentiments": event.sentiments,
+                "course": event.course,
+                "findings": event.findings,
+                "criteria": event.score.criteria if event.score else (),
+                "summary_sentences": event.summary.sentences if event.summary else (),
+            }
+    return {}
+
+
+def _archived(about: About) -> tuple[Any, ...]:
+    envelope = about.envelope
     message, problem = envelope.message, envelope.problem
-    return _one(
+    return (
         message.topic,
         message.partition,
         message.offset,
         about.id,
-        place_of(envelope),
+        about.place,
         about.basis,
         "" if isinstance(envelope.event, Message) else type(envelope.event).__name__,
         about.tenant,
@@ -314,12 +355,12 @@ def _archived(about: _About, envelope: Envelope[Any]) -> Columns:
     )
 
 
-def _ended(about: _About, call: e.CallEnded) -> Rows:
+def _ended(about: About, call: e.CallEnded) -> Rows:
     agents = [p for p in call.participants if p.role is e.Role.AGENT]
     first = agents[0] if agents else None
     queue = call.queue
     expected = sum(recording.status in _EXPECTED for recording in call.recordings)
-    row = _one(
+    row = (
         *about.event,
         milliseconds(call.started_at),
         _maybe(call.answered_at),
@@ -369,9 +410,9 @@ def _no_recording(call: e.CallEnded) -> str:
     )
 
 
-def _recorded(about: _About, event: e.CallRecorded) -> Rows:
+def _recorded(about: About, event: e.CallRecorded) -> Rows:
     stored = event.recordings
-    row = _one(
+    row = (
         *about.event,
         len(stored),
         len(event.refused),
@@ -386,16 +427,11 @@ def _recorded(about: _About, event: e.CallRecorded) -> Rows:
     return {"calls_recorded": row, "stage_states": about.done("ingest")}
 
 
-def _transcribed(about: _About, event: e.CallTranscribed, words: bool) -> Rows:
+def _transcribed(about: About, event: e.CallTranscribed) -> Rows:
     said, engine = event.segments, event.engine
     speakers = [segment.speaker for segment in said]
-    starts = [segment.start_ms for segment in said]
-    ends = [segment.end_ms for segment in said]
-    spoken = [segment.words for segment in said]
-    flags = [segment.flags for segment in said]
-    nothing: list[Sequence[Any]] = [()] * len(said)
-    rows: Rows = {
-        "calls_transcribed": _one(
+    return {
+        "calls_transcribed": (
             *about.event,
             event.duration_ms,
             engine.name,
@@ -407,45 +443,24 @@ def _transcribed(about: _About, event: e.CallTranscribed, words: bool) -> Rows:
             event.language_confidence,
             len(said),
             sum(map(operator.ne, speakers, [None, *speakers])),
-            sum(map(len, spoken)),
-            sum(ends) - sum(starts),
+            sum([len(segment.words) for segment in said]),
+            sum([segment.end_ms - segment.start_ms for segment in said]),
             sum(masked.end_ms - masked.start_ms for masked in event.masked),
-            sum(map(bool, flags)),
+            sum([bool(segment.flags) for segment in said]),
             [f"{item.kind}: {item.reason}" for item in event.degradations],
             event.cached,
         ),
         "stage_states": about.done("transcribe"),
     }
-    if said:
-        rows["segments"] = [
-            *about.children(len(said)),
-            [segment.segment_id for segment in said],
-            [segment.recording_id for segment in said],
-            [segment.channel for segment in said],
-            speakers,
-            [segment.role for segment in said],
-            starts,
-            ends,
-            [segment.text for segment in said],
-            [segment.language for segment in said],
-            [segment.confidence for segment in said],
-            flags,
-            spoken if words else nothing,
-            [segment.word_start_ms for segment in said] if words else nothing,
-            [segment.word_end_ms for segment in said] if words else nothing,
-            [segment.word_confidence for segment in said] if words else nothing,
-            [segment.words_interpolated for segment in said],
-        ]
-    return rows
 
 
-def _enriched(about: _About, event: e.CallEnriched) -> Rows:
+def _enriched(about: About, event: e.CallEnriched) -> Rows:
     score, summary = event.score, event.summary
     course = sorted(
         (point.quarter, point.score) for point in event.course if point.role is e.Role.CUSTOMER
     )
-    rows: Rows = {
-        "calls_enriched": _one(
+    return {
+        "calls_enriched": (
             *about.event,
             event.transcript_id,
             event.language,
@@ -467,78 +482,6 @@ def _enriched(about: _About, event: e.CallEnriched) -> Rows:
         ),
         "stage_states": about.done("enrich"),
     }
-    if metrics := event.metrics:
-        rows["metrics"] = [
-            *about.children(len(metrics)),
-            range(len(metrics)),
-            [metric.name for metric in metrics],
-            [metric.role or "" for metric in metrics],
-            [_finite(metric.value) for metric in metrics],
-        ]
-    if moments := event.moments:
-        rows["moments"] = [
-            *about.children(len(moments)),
-            range(len(moments)),
-            [moment.kind for moment in moments],
-            [moment.role or "" for moment in moments],
-            [moment.start_ms for moment in moments],
-            [moment.end_ms for moment in moments],
-            [moment.segment_ids for moment in moments],
-        ]
-    if sentiments := event.sentiments:
-        rows["sentiments"] = [
-            *about.children(len(sentiments)),
-            range(len(sentiments)),
-            [sentiment.segment_id for sentiment in sentiments],
-            [sentiment.role for sentiment in sentiments],
-            [sentiment.label for sentiment in sentiments],
-            [sentiment.score for sentiment in sentiments],
-            [sentiment.engine for sentiment in sentiments],
-        ]
-    if points := event.course:
-        rows["course"] = [
-            *about.children(len(points)),
-            range(len(points)),
-            [point.quarter for point in points],
-            [point.role for point in points],
-            [point.label for point in points],
-            [point.score for point in points],
-        ]
-    if findings := event.findings:
-        rows["findings"] = [
-            *about.children(len(findings)),
-            range(len(findings)),
-            [finding.finding_id for finding in findings],
-            [finding.kind for finding in findings],
-            [finding.label for finding in findings],
-            [finding.role for finding in findings],
-            *_place([finding.evidence for finding in findings]),
-            [finding.rule for finding in findings],
-            [finding.rule_version for finding in findings],
-            [finding.engine for finding in findings],
-            [_finite(finding.confidence) for finding in findings],
-        ]
-    if score and (criteria := score.criteria):
-        evidence = [_place(criterion.evidence) for criterion in criteria]
-        rows["criteria"] = [
-            *about.children(len(criteria)),
-            range(len(criteria)),
-            [criterion.criterion_id for criterion in criteria],
-            [criterion.title for criterion in criteria],
-            [criterion.verdict for criterion in criteria],
-            [_finite(criterion.weight) for criterion in criteria],
-            [criterion.reason for criterion in criteria],
-            [criterion.suggestion for criterion in criteria],
-            *zip(*evidence, strict=True),
-        ]
-    if summary and (sentences := summary.sentences):
-        rows["summary_sentences"] = [
-            *about.children(len(sentences)),
-            range(len(sentences)),
-            [sentence.text for sentence in sentences],
-            *_place([sentence.evidence for sentence in sentences]),
-        ]
-    return rows
 
 
 def _labels(findings: Iterable[e.Finding], kind: e.FindingKind) -> list[str]:
@@ -560,8 +503,8 @@ def _place(evidence: Sequence[e.Evidence]) -> Columns:
     )
 
 
-def _alert(about: _About, event: e.AlertRaised) -> Rows:
-    row = _one(
+def _alert(about: About, event: e.AlertRaised) -> Rows:
+    row = (
         *about.event,
         milliseconds(event.raised_at),
         event.rule,
@@ -577,8 +520,8 @@ def _alert(about: _About, event: e.AlertRaised) -> Rows:
     return {"alerts": row}
 
 
-def _replay(about: _About, event: e.ReplayRequested) -> Rows:
-    row = _one(
+def _replay(about: About, event: e.ReplayRequested) -> Rows:
+    row = (
         about.tenant,
         about.call,
         about.id,
@@ -595,14 +538,14 @@ def _replay(about: _About, event: e.ReplayRequested) -> Rows:
     return {"replays": row}
 
 
-def _erased(about: _About, event: e.CallErased) -> Rows:
+def _erased(about: About, event: e.CallErased) -> Rows:
     at = milliseconds(event.erased_at)
-    row = _one(about.tenant, about.call, about.id, at, event.requested_by, event.reason)
+    row = (about.tenant, about.call, about.id, at, event.requested_by, event.reason)
     state = about.state("erase", about.id, "erased", time=at, reason=event.reason)
     return {"calls_erased": row, "stage_states": state}
 
 
-def _retry(about: _About, message: Message) -> Rows:
+def _retry(about: About, message: Message) -> Rows:
     stage = message.header(h.RETRY_STAGE)
     if not stage:
         return {}
@@ -620,7 +563,7 @@ def _retry(about: _About, message: Message) -> Rows:
     return {"stage_states": state}
 
 
-def _dead_letter(about: _About, message: Message) -> Rows:
+def _dead_letter(about: About, message: Message) -> Rows:
     stage = message.header(h.ERROR_STAGE)
     settled = message.header(h.DEAD_ACTION)
     # A redriven letter waits again, as the retry that it has become says.
@@ -646,3 +589,108 @@ def _number(message: Message, name: str) -> int | None:
     """A whole number from a header; None where it is none, since these rows must never fail."""
     text = message.header(name) or ""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+def _segments(said: Sequence[e.Segment]) -> list[Sequence[Any]]:
+    return [
+        [segment.segment_id for segment in said],
+        [segment.recording_id for segment in said],
+        [segment.channel for segment in said],
+        [segment.speaker for segment in said],
+        [segment.role for segment in said],
+        [segment.start_ms for segment in said],
+        [segment.end_ms for segment in said],
+        [segment.text for segment in said],
+        [segment.language for segment in said],
+        [segment.confidence for segment in said],
+        [segment.flags for segment in said],
+        [segment.words for segment in said],
+        [segment.word_start_ms for segment in said],
+        [segment.word_end_ms for segment in said],
+        [segment.word_confidence for segment in said],
+        [segment.words_interpolated for segment in said],
+    ]
+
+
+def _metrics(metrics: Sequence[e.Metric]) -> list[Sequence[Any]]:
+    return [
+        [metric.name for metric in metrics],
+        [metric.role or "" for metric in metrics],
+        [_finite(metric.value) for metric in metrics],
+    ]
+
+
+def _moments(moments: Sequence[e.Moment]) -> list[Sequence[Any]]:
+    return [
+        [moment.kind for moment in moments],
+        [moment.role or "" for moment in moments],
+        [moment.start_ms for moment in moments],
+        [moment.end_ms for moment in moments],
+        [moment.segment_ids for moment in moments],
+    ]
+
+
+def _sentiments(sentiments: Sequence[e.SegmentSentiment]) -> list[Sequence[Any]]:
+    return [
+        [sentiment.segment_id for sentiment in sentiments],
+        [sentiment.role for sentiment in sentiments],
+        [sentiment.label for sentiment in sentiments],
+        [sentiment.score for sentiment in sentiments],
+        [sentiment.engine for sentiment in sentiments],
+    ]
+
+
+def _course(points: Sequence[e.CoursePoint]) -> list[Sequence[Any]]:
+    return [
+        [point.quarter for point in points],
+        [point.role for point in points],
+        [point.label for point in points],
+        [point.score for point in points],
+    ]
+
+
+def _findings(findings: Sequence[e.Finding]) -> list[Sequence[Any]]:
+    return [
+        [finding.finding_id for finding in findings],
+        [finding.kind for finding in findings],
+        [finding.label for finding in findings],
+        [finding.role for finding in findings],
+        *_place([finding.evidence for finding in findings]),
+        [finding.rule for finding in findings],
+        [finding.rule_version for finding in findings],
+        [finding.engine for finding in findings],
+        [_finite(finding.confidence) for finding in findings],
+    ]
+
+
+def _criteria(criteria: Sequence[e.Criterion]) -> list[Sequence[Any]]:
+    evidence = [_place(criterion.evidence) for criterion in criteria]
+    return [
+        [criterion.criterion_id for criterion in criteria],
+        [criterion.title for criterion in criteria],
+        [criterion.verdict for criterion in criteria],
+        [_finite(criterion.weight) for criterion in criteria],
+        [criterion.reason for criterion in criteria],
+        [criterion.suggestion for criterion in criteria],
+        *zip(*evidence, strict=True),
+    ]
+
+
+def _sentences(sentences: Sequence[e.SummarySentence]) -> list[Sequence[Any]]:
+    return [
+        [sentence.text for sentence in sentences],
+        *_place([sentence.evidence for sentence in sentences]),
+    ]
+
+
+# Table -> its columns after those that say which event and which of its items a row is of.
+_FIELDS: Mapping[str, Callable[[Sequence[Any]], list[Sequence[Any]]]] = {
+    "segments": _segments,
+    "metrics": _metrics,
+    "moments": _moments,
+    "sentiments": _sentiments,
+    "course": _course,
+    "findings": _findings,
+    "criteria": _criteria,
+    "summary_sentences": _sentences,
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,15 +21,21 @@ from services.sink.rows import (
     EARLIEST_MS,
     LATEST_MS,
     TABLES,
+    Columns,
+    about,
     basis_of,
     call_of,
+    columns_of,
     milliseconds,
-    rows_of,
 )
 from tests.sink.messages import NOON, Topics, every_example
 
 BYTES_TOPICS = ("calls.dead-letter", "calls.retry.1m", "calls.retry.10m", "calls.retry.1h")
 HAPPY: e.CallEnded = EXAMPLES["CallEnded"]["happy"]
+
+
+def rows_of(*envelopes: Envelope[Any]) -> dict[str, Columns]:
+    return columns_of([about(envelope) for envelope in envelopes])
 
 
 def test_every_example_fills_whole_rows_of_known_tables_and_the_same_again() -> None:
@@ -43,6 +50,18 @@ def test_every_example_fills_whole_rows_of_known_tables_and_the_same_again() -> 
             filled.add(table)
         assert rows_of(envelope) == rows
     assert filled == TABLES.keys() - {"calls_erased", "renewals"}
+
+
+def test_the_rows_of_a_batch_are_those_of_its_events_one_after_another() -> None:
+    envelopes = every_example()
+    expected: dict[str, list[list[Any]]] = {}
+    for envelope in envelopes:
+        for table, columns in rows_of(envelope).items():
+            joined = expected.setdefault(table, [[] for _ in columns])
+            for whole, column in zip(joined, columns, strict=True):
+                whole.extend(column)
+    batch = rows_of(*envelopes)
+    assert {table: [list(column) for column in batch[table]] for table in batch} == expected
 
 
 def test_what_makes_an_event_visible_is_inserted_after_what_belongs_to_it() -> None:
@@ -92,7 +111,7 @@ def test_no_dead_letter_or_retry_is_refused(message: Message) -> None:
     assert position == [message.topic, message.partition, message.offset]
     for row in zip(*rows.get("stage_states", ()), strict=True):
         state = dict(zip(TABLES["stage_states"], row, strict=True))
-        assert state["state"] in {"waiting", "refused", "failed"}
+        assert state["state"] in {"waiting", "refused", "failed", "dropped"}
         assert EARLIEST_MS <= state["time"] <= LATEST_MS
         assert 0 <= state["attempt"] < 2**63
 
