@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,12 +114,14 @@ def demo(settings: Settings, folder: Path | None, out: Console) -> int:
                 f"{settings.data_dir}",
                 highlight=False,
             )
-            out.print(
-                "Next: [b]callstream show demo/sample-angry-refund[/b], "
-                "[b]callstream sql 'SELECT * FROM agents_daily'[/b], "
-                "[b]callstream submit --wait[/b] YOUR RECORDING",
-                soft_wrap=True,
-            )
+            command = os.path.relpath(sys.argv[0])
+            out.print("Next:")
+            for words in (
+                "show demo/sample-angry-refund",
+                "sql 'SELECT * FROM agents_daily'",
+                "submit --wait --language en YOUR_RECORDING",
+            ):
+                out.print(f"  {command} {words}", highlight=False, soft_wrap=True)
             return 0 if through == len(samples) else 1
     except AlreadyRunning as error:
         out.print(f"{error}")
