@@ -16,7 +16,7 @@ demo: $(VENV)/.core
 	@$(BIN)/callstream demo
 
 test: check
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .
