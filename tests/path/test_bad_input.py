@@ -75,6 +75,7 @@ class Suite:
     asks: Asks
     host: Host
     process: subprocess.Popen[bytes]
+    told: Path
     speech: NDArray[np.float32]
     numbers: Iterator[int] = field(default_factory=itertools.count)
     letters_seen: int = 0
@@ -184,11 +185,11 @@ class Suite:
             {"tenant": call.tenant_id, "call": call.call_id},
         )
 
-    def until(self, holds: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
+    def until(self, holds: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not holds():
-            assert self.process.poll() is None, "`callstream up` ended by itself"
-            assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"not within {timeout_s} s: {what}\n{_end_of(self.told)}")
             time.sleep(0.02)
 
 
@@ -213,19 +214,23 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
         log = parts.log()
         deadline = time.monotonic() + 60
         while not (data / "up.json").exists():
-            assert process.poll() is None, told.read_text("utf-8", "replace")[-6000:]
+            assert process.poll() is None, _end_of(told)
             assert time.monotonic() < deadline, "`callstream up` did not start in 60 s"
             time.sleep(0.02)
         with asking(settings) as asks:
             speech = decode(SPEECH)[:, 16_000 * 5 : 16_000 * 7]
-            suite = Suite(settings, parts, log, asks, host, process, speech)
+            suite = Suite(settings, parts, log, asks, host, process, told, speech)
             yield suite
             late = suite.new_letters()
         log.close()
         parts.close()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, told.read_text("utf-8", "replace")[-6000:]
+        assert process.wait(30) == 0, _end_of(told)
         assert late == []
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text("utf-8", "replace")[-6000:]
 
 
 @contextmanager
