@@ -181,6 +181,9 @@ def _call_enriched(event: e.CallEnriched) -> str | None:
         return problem
     if event.score is not None and not 0.0 <= event.score.value <= 100.0:
         return f"score.value is {event.score.value}, outside 0 to 100"
+    for criterion in event.score.criteria if event.score is not None else ():
+        if not math.isfinite(criterion.weight):
+            return f"score: weight of {criterion.criterion_id} is {criterion.weight}"
     for metric in event.metrics:
         if not math.isfinite(metric.value):
             return f"metrics: {metric.name} is {metric.value}"

@@ -44,7 +44,7 @@ class Here:
 
     def ask(self, sql: str, format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
         try:
-            return self._warehouse.query_to(sql, format, parameters)  # type: ignore[arg-type]
+            return self._warehouse.query_to(sql, format, parameters)
         except Transient:
             raise
         except Exception as error:

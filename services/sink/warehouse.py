@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import clickhouse_connect
@@ -240,10 +240,10 @@ class Warehouse:
     def query_to(
         self,
         sql: str,
-        format: Literal["JSONEachRow", "CSVWithNames", "Parquet", "PrettyCompact", "Markdown"],
+        format: str,
         parameters: Parameters | None = None,
     ) -> bytes:
-        """The answer of `sql` in one of ClickHouse's own formats."""
+        """The answer of `sql` in a format of ClickHouse: "JSONEachRow", "CSVWithNames", "TSV"..."""
         with _translated("query"), self._client() as client:
             return client.raw_query(sql, parameters=dict(parameters or {}), fmt=format)
 

@@ -206,6 +206,12 @@ def _unsound() -> Iterator[tuple[str, Any, str]]:
         "word_end_ms",
     )
     yield "score", _enriched(score=dataclasses.replace(score, value=101.0)), "101.0"
+    heavy = dataclasses.replace(score.criteria[0], criterion_id="greeted", weight=math.nan)
+    yield (
+        "weight is no number",
+        _enriched(score=dataclasses.replace(score, criteria=[heavy])),
+        "weight of greeted",
+    )
     yield "sentiment", _enriched(
         course=[e.CoursePoint(quarter=1, role=e.Role.AGENT, label=e.SentimentLabel.NEUTRAL,
                               score=2.0)]
