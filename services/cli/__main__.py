@@ -276,7 +276,7 @@ def config(
     if environment:
         for key, value, _ in described(settings):
             name = PREFIX + key.upper().replace(".", "__")
-            out.print(f"{name}={'' if value is None else value}", highlight=False, soft_wrap=True)
+            out.print(f"{name}={_as_variable(value)}", highlight=False, soft_wrap=True)
         return
     table = Table("key", "value", "meaning")
     for key, value, meaning in described(settings):
@@ -404,6 +404,16 @@ def _letters(parts: Parts, ids: Sequence[str] | None) -> list[dead.DeadLetter]:
 
 
 # Small parts
+
+
+def _as_variable(value: Any) -> str:
+    """A setting as an environment variable says it: lists and mappings as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, tuple | frozenset | dict):
+        plain = sorted(value) if isinstance(value, frozenset) else value
+        return json.dumps(plain, default=str)
+    return str(value)
 
 
 def _audio_files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -61,14 +61,15 @@ class Vad:
         """The probability of speech, 0.0 to 1.0, of each 32 ms of 16 kHz mono `audio`."""
         if audio.size == 0:
             return np.zeros(0, np.float32)
-        frames = -(-audio.size // FRAME)
-        padded = np.zeros(_CONTEXT + frames * FRAME, np.float32)
-        padded[_CONTEXT : _CONTEXT + audio.size] = audio
-        windows = np.lib.stride_tricks.sliding_window_view(padded, FRAME + _CONTEXT)[::FRAME]
         h = c = np.zeros((1, 1, 128), np.float32)
         heard: list[Samples] = []
-        for start in range(0, frames, _RUN):
-            batch = np.ascontiguousarray(windows[start : start + _RUN])
+        for start in range(0, audio.size, _RUN * FRAME):
+            piece = audio[max(0, start - _CONTEXT) : start + _RUN * FRAME]
+            before = _CONTEXT if start == 0 else 0
+            after = -(piece.size - _CONTEXT + before) % FRAME
+            padded = np.pad(piece, (before, after))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, FRAME + _CONTEXT)[::FRAME]
+            batch = np.ascontiguousarray(windows)
             output, h, c = self._session.run(None, {"input": batch, "h": h, "c": c})
             heard.append(np.asarray(output, np.float32).reshape(-1))
         return np.concatenate(heard)

@@ -165,6 +165,9 @@ def test_settings_are_shown_with_secrets_masked(command: Command) -> None:
     assert "CALLSTREAM_SINK__PASSWORD=**********" in shown
     assert "CALLSTREAM_TRANSCRIBE__ENGINE=stub" in shown
     assert "hunter2" not in command("config")
+    assert "CALLSTREAM_LOOP__TIER_DELAYS_S=[60.0, 600.0, 3600.0]" in shown
+    command.environment["CALLSTREAM_LOOP__TIER_DELAYS_S"] = "[0.5, 1.0, 2.0]"
+    assert "TIER_DELAYS_S=[0.5, 1.0, 2.0]" in command("config", "--environment")
 
 
 @pytest.mark.parametrize(
