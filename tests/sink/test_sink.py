@@ -621,6 +621,28 @@ def test_a_call_handed_in_again_outlives_an_erasure_that_is_read_late(
     assert left == {"events": 2, "stage_states": 2, "calls_erased": 2}
 
 
+def test_an_erasure_between_a_repeat_and_its_renewal_is_noticed(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    """Another sink deletes what this one has just taken its events to be repeats of."""
+    later = NOON + timedelta(hours=2)
+    gone = erasure(topics, NOON + timedelta(hours=1))
+    sink(warehouse, life_of(topics, HAPPY))
+    second = life_of(topics, replace(HAPPY, published_at=later), time=later)
+
+    class Between(Writes):
+        def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Result:
+            found = super().query(sql, parameters)
+            if "FROM events" in sql:
+                sink(warehouse, [gone])
+            return found
+
+    with pytest.raises(Transient, match="erased_meanwhile"):
+        sink(Between(warehouse), second)
+    sink(warehouse, second)
+    assert one(warehouse, "SELECT state, turns FROM calls") == ("enriched", 7)
+
+
 def test_a_clock_that_runs_ahead_does_not_save_a_call_from_erasure(
     warehouse: Warehouse, topics: Topics
 ) -> None:
