@@ -206,7 +206,9 @@ def retry(
 
 
 def _with(message: Message, added: dict[str, str]) -> tuple[tuple[str, bytes], ...]:
-    kept = [(name, value) for name, value in message.headers if name not in added]
+    # What an operator decided is said by operators only: a producer's word would hide a letter.
+    dropped = {*added, h.DEAD_ACTION, h.DEAD_OF}
+    kept = [(name, value) for name, value in message.headers if name not in dropped]
     # What fails may name a file whose name is no text.
     return (
         *kept,

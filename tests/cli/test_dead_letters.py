@@ -60,6 +60,13 @@ def test_a_dropped_letter_is_gone_from_the_list_and_stays_on_the_log() -> None:
     assert settled.header(h.DEAD_OF) == before[0].id
 
 
+def test_a_producer_cannot_hide_a_letter_by_its_headers() -> None:
+    letters = Letters(1)
+    message = Message(ENDED, 0, 9, b"acme/sly", b"", ((h.DEAD_OF, b"0-0"),), NOW_MS)
+    letters.log.commit([dead_letter("ingest", message, Invalid("not_framed", "x"), NOW_MS)], {})
+    assert [letter.call for letter in letters.open()] == ["acme/call-0", "acme/sly"]
+
+
 def test_a_redriven_letter_goes_to_its_own_stage_at_once_as_it_was() -> None:
     letters = Letters(2)
     dead.redrive(letters.log, letters.open()[1:], NOW_MS)
