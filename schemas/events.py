@@ -762,6 +762,10 @@ class AlertRaised:
     suggested_action: str = ""
     agent_id: str | None = None
     queue_id: str | None = None
+    call_published_at: datetime | None = None
+    """
+    published_at of the CallEnded it rests on: what an erasure is compared with.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -447,6 +447,7 @@ def _alert_raised() -> Mapping[str, e.AlertRaised]:
             evidence=[finding.evidence for finding in call.findings],
             suggested_action="Call the customer back today.", agent_id="agent-7",
             queue_id="support",
+            call_published_at=call.call.published_at,
         )
         for name, call, rule, severity, title in (
             ("angry-refund", enriched["happy"], "angry_refund", e.Severity.HIGH,

@@ -49,6 +49,7 @@ def raise_alerts(
                 suggested_action=rule.suggested_action,
                 agent_id=_agent_id(event),
                 queue_id=event.call.queue.id if event.call.queue else None,
+                call_published_at=event.call.published_at,
             )
         )
     return raised

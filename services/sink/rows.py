@@ -168,7 +168,7 @@ def basis_of(envelope: Envelope[Any]) -> int:
         case e.CallRecorded() | e.CallTranscribed() | e.CallEnriched():
             basis = max(milliseconds(event.call.published_at), event.revision)
         case e.AlertRaised():
-            basis = max(milliseconds(event.raised_at), event.revision)
+            basis = max(milliseconds(event.call_published_at or event.raised_at), event.revision)
         case e.ReplayRequested():
             basis = milliseconds(event.requested_at)
         case _:

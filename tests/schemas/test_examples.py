@@ -89,7 +89,9 @@ def test_example_is_read_by_every_version_of_its_record_with_a_second_avro(event
     for schema in own:
         writer = avro.schema.parse(json.dumps(schema))
         stream = io.BytesIO()
-        avro.io.DatumWriter(writer).write(plain, avro.io.BinaryEncoder(stream))
+        known = {field["name"] for field in schema["fields"]}
+        told = {name: value for name, value in plain.items() if name in known}
+        avro.io.DatumWriter(writer).write(told, avro.io.BinaryEncoder(stream))
         stream.seek(0)
         read = avro.io.DatumReader(writer, newest).read(avro.io.BinaryDecoder(stream))
         if schema == own[-1]:
