@@ -103,7 +103,7 @@ TOPICS: tuple[Topic, ...] = (
         "ReplayRequested",
         "One stage is to run again for one call.",
         ("replay command",),
-        _STAGES,
+        ("sink",),
         retention_ms=7 * DAY_MS,
     ),
     Topic(
@@ -111,7 +111,7 @@ TOPICS: tuple[Topic, ...] = (
         "CallErased",
         "Everything held about a call is to be forgotten.",
         ("erase command",),
-        _STAGES,
+        ("sink",),
         cleanup="compact",
     ),
     *(_retry(tier) for tier in RETRY_TIERS),

@@ -10,6 +10,7 @@ import fcntl
 import hmac
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,31 +84,53 @@ def _readable(error: Exception) -> str:
 
 
 @contextmanager
-def asking(settings: Settings) -> Iterator[Asks]:
-    """Whoever can answer: the running suite where there is one, else the warehouse itself."""
-    if settings.sink.url is None and (there := _running(settings.data_dir)) is not None:
-        yield there
-        return
-    warehouse = Warehouse.open(settings.sink)
+def asking(settings: Settings, patience_s: float = 30.0) -> Iterator[Asks]:
+    """Whoever can answer: the running suite where there is one, else the warehouse itself.
+
+    Waits while the suite starts, or another command has the warehouse open. Raises Transient when
+    that takes longer than `patience_s`.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        if settings.sink.url is None:
+            there = running(settings.data_dir, max(0.0, deadline - time.monotonic()))
+            if there is not None:
+                yield there
+                return
+        try:
+            warehouse = Warehouse.open(settings.sink)
+            break
+        except Transient as failure:
+            if failure.reason != "warehouse_locked" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
     try:
         yield Here(warehouse)
     finally:
         warehouse.close()
 
 
-def _running(data_dir: Path) -> There | None:
-    """The suite that runs on `data_dir`, by the lock it holds."""
-    try:
-        with (data_dir / "up.lock").open() as lock:
-            try:
+def running(data_dir: Path, patience_s: float = 0.0) -> There | None:
+    """The suite that runs on `data_dir`, by the lock it holds; waits while it starts."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with (data_dir / "up.lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return None
-            except BlockingIOError:
-                pass
-        told = json.loads((data_dir / "up.json").read_text())
-        return There(int(told["port"]), str(told["token"]))
-    except FileNotFoundError:
-        return None
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            pass
+        try:
+            told = json.loads((data_dir / "up.json").read_text())
+            return There(int(told["port"]), str(told["token"]))
+        except FileNotFoundError:
+            if time.monotonic() > deadline:
+                raise Transient(
+                    "suite_starting", f"`callstream up` on {data_dir} has not come up yet"
+                ) from None
+            time.sleep(0.1)
 
 
 class Loopback:

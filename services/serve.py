@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from services.loopback import Loopback
 from services.runtime.errors import Transient
 from services.runtime.loop import run
 from services.runtime.observe import HealthServer, configure_logs, logger
-from services.settings import Settings, WrongSetting, load
+from services.runtime.sqlite_log import SqliteView
+from services.settings import PREFIX, Settings, WrongSetting, load
 
 
 class AlreadyRunning(Exception):
@@ -37,6 +39,12 @@ class Running:
             threading.Thread(target=self._run, args=(name,), name=name, daemon=True)
             for name in names
         ]
+        if isinstance(parts.view, SqliteView):
+            self._threads.append(
+                threading.Thread(
+                    target=self._expire, args=(parts.view,), name="expiry", daemon=True
+                )
+            )
         folder = parts.settings.ingest.drop_folder
         if "ingest" in names and folder is not None:
             self._threads.append(
@@ -61,6 +69,15 @@ class Running:
         except BaseException as error:
             self._end(name, error)
 
+    def _expire(self, view: SqliteView) -> None:
+        """Let go of what the catalogue keeps no longer, now and every hour."""
+        while not self.stop.is_set():
+            try:
+                view.expire(round(time.time() * 1000))
+            except Transient as failure:
+                logger("serve").warning("expiry waits", why=str(failure))
+            self.stop.wait(3600)
+
     def _watch(self) -> None:
         settings = self.parts.settings.ingest
         try:
@@ -81,6 +98,15 @@ class Running:
         self.failed[name] = error
         self.stop.set()
 
+    def trouble(self) -> str | None:
+        """Why the stages do not go on by themselves; None while they do."""
+        if self.stop.is_set():
+            return "the stages were stopped"
+        for stage, reason in self.parts.observer.readiness().items():
+            if reason is not None and reason.startswith("breaker"):
+                return f"{stage}: {reason}"
+        return None
+
     def join(self, timeout_s: float | None = None) -> None:
         for thread in self._threads:
             thread.join(timeout_s)
@@ -92,22 +118,23 @@ def embedded(settings: Settings) -> Iterator[Running]:
 
     Raises AlreadyRunning when another process does the same on this data folder.
     """
+    if settings.log.kind != "sqlite":
+        raise WrongSetting(
+            f"{PREFIX}LOG__KIND={settings.log.kind}: all stages in one process need the embedded "
+            "log; run each with `callstream run STAGE`"
+        )
     data = settings.data_dir
     data.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         lock = stack.enter_context((data / "up.lock").open("a+"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(
-                f"`callstream up` already runs on {data}; stop it, or set CALLSTREAM_DATA_DIR"
-            ) from None
+        _take(lock.fileno(), data)
+        where = data / "up.json"
+        where.unlink(missing_ok=True)  # of one that was killed
         parts = Parts(settings)
         stack.callback(parts.close)
         _ = parts.view, parts.objects, parts.codec, parts.observer, parts.warehouse
         loopback = Loopback(parts.warehouse, secrets.token_urlsafe(24))
         stack.callback(loopback.close)
-        where = data / "up.json"
         _write_private(where, {"port": loopback.port, "token": loopback.token, "pid": os.getpid()})
         stack.callback(where.unlink, missing_ok=True)
         running = Running(parts, STAGES)
@@ -117,6 +144,21 @@ def embedded(settings: Settings) -> Iterator[Running]:
         finally:
             running.stop.set()
             running.join(settings.loop.grace_s + 5)
+
+
+def _take(lock: int, data: Path, patience_s: float = 1.0) -> None:
+    """Take the lock of the data folder; commands that look whether it is taken hold it briefly."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise AlreadyRunning(
+                    f"`callstream up` already runs on {data}; stop it, or set CALLSTREAM_DATA_DIR"
+                ) from None
+            time.sleep(0.05)
 
 
 def _write_private(path: Path, content: dict[str, object]) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from schemas.events import CallEnriched, CallTranscribed, Role
 from schemas.topics import TOPICS
@@ -48,8 +49,10 @@ letters_app = typer.Typer(help="What could not be processed, and what to do abou
 app.add_typer(letters_app, name="dead-letters")
 
 # Piped output is not squeezed into the 80 columns that a missing terminal is taken to have.
-out = Console() if sys.stdout.isatty() else Console(width=140)
-err = Console(stderr=True)
+_WIDTH = None if sys.stdout.isatty() else 140
+# What calls and files are named is no markup.
+out = Console(width=_WIDTH, markup=False)
+err = Console(stderr=True, markup=False)
 
 ShowFormat = StrEnum("ShowFormat", {name: name for name in FORMATS})  # type: ignore[misc]
 TEXT = ShowFormat("text")
@@ -156,7 +159,7 @@ def submit(
         )  # fmt: skip
         parts.publish(log, call)
         ids.append(call.call_id)
-        out.print(f"{owner}/{call.call_id}  {path}", highlight=False, soft_wrap=True)
+        out.print(f"{owner}/{call.call_id}  {path}", soft_wrap=True)
     log.close()
     parts.close()
     if wait and not _followed(settings, owner, ids):
@@ -166,9 +169,11 @@ def submit(
 def _followed(settings: Settings, tenant: str, ids: Sequence[str]) -> bool:
     """Wait for the calls, running the stages here where nobody else does; whether all are good."""
     try:
+        if settings.log.kind != "sqlite":
+            raise AlreadyRunning("the stages run elsewhere")
         with embedded(settings) as running, asking(settings) as asks:
             err.print("no `callstream up` runs on this data folder: the stages run here meanwhile")
-            known = follow(asks, tenant, ids, err, lambda: not running.stop.is_set())
+            known = follow(asks, tenant, ids, err, running.trouble)
             if running.failed:
                 raise Stop("; ".join(f"{n}: {e}" for n, e in running.failed.items()))
     except AlreadyRunning:
@@ -180,7 +185,7 @@ def _followed(settings: Settings, tenant: str, ids: Sequence[str]) -> bool:
         state = at.state if at else "not seen"
         good &= state in THROUGH and state != "failed"
         reason = f"  {at.reason}" if at and at.reason else ""
-        out.print(f"{tenant}/{call}  {state}{reason}", highlight=False, soft_wrap=True)
+        out.print(f"{tenant}/{call}  {state}{reason}", soft_wrap=True)
     return good
 
 
@@ -276,7 +281,10 @@ def config(
     if environment:
         for key, value, _ in described(settings):
             name = PREFIX + key.upper().replace(".", "__")
-            out.print(f"{name}={_as_variable(value)}", highlight=False, soft_wrap=True)
+            written = _as_variable(value)
+            secret = "**********" in written
+            line = f"# {name} is set, and secret" if secret else f"{name}={written}"
+            out.print(line, soft_wrap=True)
         return
     table = Table("key", "value", "meaning")
     for key, value, meaning in described(settings):
@@ -295,9 +303,8 @@ def doctor() -> None:
         for checked in checks(settings):
             failed |= checked.verdict == "fail"
             colour = {"ok": "green", "warn": "yellow", "fail": "red"}[checked.verdict]
-            table.add_row(
-                checked.what, f"[{colour}]{checked.verdict}[/]", checked.found, checked.mend
-            )
+            verdict = Text(checked.verdict, style=colour)
+            table.add_row(checked.what, verdict, checked.found, checked.mend)
     out.print(table)
     raise typer.Exit(1 if failed else 0)
 
@@ -345,16 +352,16 @@ def show_letter(id: Annotated[str, typer.Argument(help="As `list` names it.")]) 
     parts = Parts(load())
     (letter,) = _letters(parts, [id])
     for name, value in letter.message.headers:
-        out.print(f"{name}: {value.decode('utf-8', 'replace')}", highlight=False, markup=False)
+        out.print(f"{name}: {value.decode('utf-8', 'replace')}")
     body = letter.message.value
-    out.print(f"\nvalue: {'null' if body is None else f'{len(body)} bytes'}", highlight=False)
+    out.print(f"\nvalue: {'null' if body is None else f'{len(body)} bytes'}")
     try:
         event = dead.original(parts.codec, letter)
         out.print_json(json.dumps(event, default=str, ensure_ascii=False))
     except Failure as failure:
-        out.print(f"cannot be decoded: {failure}", highlight=False, markup=False)
+        out.print(f"cannot be decoded: {failure}")
         if body is not None:
-            out.print(body[:256].hex(" "), highlight=False)
+            out.print(body[:256].hex(" "))
     parts.close()
 
 
@@ -466,8 +473,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (Stop, WrongSetting, AlreadyRunning, Question, NoSuchCall, Failure, ValueError) as error:
-        err.print(f"[red]error[/] {type(error).__name__ if not str(error) else ''}", end="")
-        err.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        err.print(Text("error ", style="red"), end="")
+        err.print(str(error) or type(error).__name__, soft_wrap=True)
         raise SystemExit(1 if not isinstance(error, Transient) else 3) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -98,8 +98,7 @@ def demo(settings: Settings, folder: Path | None, out: Console) -> int:
             asks = Here(running.parts.warehouse)
             before = _rows(asks)
             _publish(running.parts, samples)
-            known = follow(asks, TENANT, [s.call_id for s in samples], out,
-                           lambda: not running.stop.is_set())  # fmt: skip
+            known = follow(asks, TENANT, [s.call_id for s in samples], out, running.trouble)
             _settle(running.parts)
             if running.failed:
                 name, error = next(iter(running.failed.items()))
@@ -196,9 +195,9 @@ def _show(asks: Asks, samples: Sequence[Sample], out: Console) -> None:
             ", ".join(row["alerts"]),
             wer,
         )
-    out.print(table)
+    out.print(table, markup=True)
     for question, sql in QUESTIONS:
-        out.print(f"\n[b]{question}[/b]")
+        out.print(f"\n[b]{question}[/b]", markup=True)
         out.print(sql, style="dim", highlight=False, soft_wrap=True)
         out.print(
             asks.ask(sql, "PrettyCompactMonoBlock").decode().rstrip(), highlight=False, markup=False

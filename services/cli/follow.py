@@ -52,12 +52,12 @@ def follow(
     tenant: str,
     call_ids: Collection[str],
     console: Console,
-    going: Callable[[], bool] = lambda: True,
+    trouble: Callable[[], str | None] = lambda: None,
     timeout_s: float | None = None,
 ) -> Mapping[str, State]:
     """Show progress until every call is through, waits for something outside, or time is up.
 
-    `going` says whether the stages still run; when they do not, it ends as well.
+    `trouble` says why nothing goes on any more, where it does not; that is shown, and ends it.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with Progress(
@@ -71,7 +71,10 @@ def follow(
             waiting = [call for call, at in known.items() if at.state == WAITING]
             progress.update(task, completed=len(through), description=_described(known))
             over = deadline is not None and time.monotonic() > deadline
-            if len(through) + len(waiting) == len(call_ids) or over or not going():
+            if len(through) + len(waiting) == len(call_ids) or over:
+                return known
+            if (why := trouble()) is not None:
+                console.print(f"nothing goes on: {why}", markup=False, soft_wrap=True)
                 return known
             time.sleep(_POLL_S)
 

@@ -47,7 +47,10 @@ def test_the_snippets_of_the_readme_run(tmp_path: Path) -> None:
     queries = _snippets("docs/questions.md", "sql", "sql")
     assert len(queries) >= 5
     for query in queries:
-        assert _shell(f"callstream sql - <<'QUERY'\n{query}\nQUERY\n", tmp_path) is not None
+        header, *_ = _shell(
+            f"callstream sql --format csv - <<'QUERY'\n{query}\nQUERY\n", tmp_path
+        ).splitlines()
+        assert header.startswith('"'), query
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *sorted(
