@@ -1,6 +1,6 @@
 """Seconds of the whole path over seconds of the bare engine on the same recordings.
 
-    python -m benchmarks.path [--rounds 3] [--clips 12] [--minutes 5]
+    python -m benchmarks.path [--rounds 2] [--clips 12] [--minutes 5]
 
 Bare: decode, voice detection, engine, file after file, in this process. Whole: the same files
 submitted to the embedded suite (every stage in threads of this process, SQLite log, objects in a
@@ -108,7 +108,7 @@ def _fail_early(running: Running) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--minutes", type=float, default=5)
     options = parser.parse_args()
