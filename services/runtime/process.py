@@ -43,15 +43,11 @@ def process(
     places: list[int] = []
     for index, message in enumerate(messages):
         try:
-            envelopes.append(codec.decode(_original(stage, message)))
-        except Invalid as problem:
-            if not stage.passes_undecodable:
-                yield index, problem
-                continue
-            envelopes.append(codec.undecodable(message, problem))
+            envelope = _envelope(stage, codec, message)
         except Exception as failure:
             yield index, failure
             continue
+        envelopes.append(envelope)
         places.append(index)
     unanswered = set(range(len(envelopes)))
     if not envelopes:
@@ -77,6 +73,20 @@ def process(
             yield places[at], failure
 
 
+def _envelope(stage: Stage, codec: Codec, message: Message) -> Envelope[Any]:
+    """What `stage.handle` gets of a message: the event it was before it waited, and the message."""
+    original = message
+    try:
+        original = _original(stage, message)
+        envelope = codec.decode(original)
+    except Invalid as problem:
+        if not stage.passes_undecodable:
+            raise
+        envelope = codec.undecodable(original, problem)
+    # A stage that reads the tiers as topics too archives what waited as well as handling it.
+    return envelope if original is message else replace(envelope, message=message)
+
+
 def _original(stage: Stage, message: Message) -> Message:
     """A message that waited in a retry tier, as the one it was; others unchanged."""
     if not from_tier(stage, message):
@@ -91,8 +101,13 @@ def _original(stage: Stage, message: Message) -> Message:
 
 
 def from_tier(stage: Stage, message: Message) -> bool:
-    """Whether the message waited; what other messages say of retries is not ours to believe."""
-    return message.topic in RETRY_TOPICS and message.topic not in stage.sources
+    """Whether the message waited; what other messages say of retries is not ours to believe.
+
+    Of a tier that is a source of the stage, only what waited for this stage.
+    """
+    return message.topic in RETRY_TOPICS and (
+        message.topic not in stage.sources or message.header(h.RETRY_STAGE) == stage.name
+    )
 
 
 def _encoded(

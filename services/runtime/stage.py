@@ -34,6 +34,8 @@ class Envelope(Generic[E]):
     """An event and what came with it.
 
     `event` is the message itself where the topic carries original bytes (dead letters, retries).
+    Of what waited for this stage in a retry tier, `event` is the original event, and `message` the
+    one read from the tier.
     """
 
     event: E
@@ -46,7 +48,7 @@ class Envelope(Generic[E]):
     attempt: int = 0
     """How often this message has come back from a retry tier."""
     problem: Invalid | None = None
-    """Why the message could not be decoded; then `event` is the message itself."""
+    """Why it could not be decoded; then `event` is the message, as it was before it waited."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from schemas.topics import DEAD_LETTER, ENDED, RETRY_TIERS, TOPICS
+from schemas.examples import EXAMPLES
+from schemas.topics import (
+    BY_RECORD,
+    DEAD_LETTER,
+    ENDED,
+    ERASED,
+    RECORDED,
+    REPLAY,
+    RETRY_TIERS,
+    TOPICS,
+    TRANSCRIBED,
+)
 from services.cli import dead_letters as dead
 from services.runtime import headers as h
+from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Invalid
 from services.runtime.log import Message, Record
-from services.runtime.process import dead_letter
+from services.runtime.process import dead_letter, process
 from services.runtime.sqlite_log import Database, SqliteLog, SqliteView
+from services.runtime.stage import Envelope, Outcome, Stage
 
 NOW_MS = 1_772_444_100_000
+NOW = datetime.fromtimestamp(NOW_MS / 1000, UTC)
+ALL = tuple(topic.name for topic in TOPICS)
 
 
 class Letters:
@@ -80,9 +97,69 @@ def test_a_redriven_letter_goes_to_its_own_stage_at_once_as_it_was() -> None:
     assert message.headers[:2] == (("ce_id", b"evt"), ("x", b"\xff"))
 
 
-def test_a_letter_that_cannot_be_decoded_says_so() -> None:
-    from services.runtime.codec import Codec, FolderRegistry
+@pytest.mark.parametrize(
+    ("stage", "sources", "record"),
+    [
+        ("ingest", (ENDED, REPLAY, ERASED), "CallEnded"),
+        ("transcribe", (RECORDED, REPLAY, ERASED), "CallRecorded"),
+        ("enrich", (TRANSCRIBED, REPLAY), "CallTranscribed"),
+        *(("sink", ALL, record) for record in BY_RECORD),
+    ],
+)
+def test_a_redriven_letter_is_handled_as_the_event_it_was(
+    stage: str, sources: tuple[str, ...], record: str
+) -> None:
+    """Whether or not the stage reads the retry tiers as topics too."""
+    codec = Codec(FolderRegistry())
+    event = next(iter(EXAMPLES[record].values()))
+    sent = codec.encode(event, id="evt", source="/test", time=NOW)
+    letters = Letters(0)
+    message = Message(sent.topic, 0, 7, sent.key, sent.value, sent.headers, NOW_MS)
+    letters.log.commit([dead_letter(stage, message, KeyError("odd"), NOW_MS)], {})
+    dead.redrive(letters.log, letters.open(), NOW_MS)
+    (again,) = letters.view.scan(RETRY_TIERS[0].topic)
 
+    def read_by(name: str, sources: tuple[str, ...]) -> Envelope[Any]:
+        seen: list[Envelope[Any]] = []
+
+        def handle(envelopes: Sequence[Envelope[Any]]) -> list[tuple[int, Outcome]]:
+            seen.extend(envelopes)
+            return [(index, ()) for index in range(len(envelopes))]
+
+        reading = Stage(name, sources, (), handle, passes_undecodable=name == "sink")
+        assert list(process(reading, codec, [again], lambda: NOW)) == [(0, [])]
+        (envelope,) = seen
+        return envelope
+
+    envelope = read_by(stage, sources)
+    assert (envelope.event, envelope.id, envelope.problem) == (event, "evt", None)
+    assert envelope.message == again
+    if stage != "sink":
+        archived = read_by("sink", ALL)
+        assert archived.event == archived.message == again
+
+
+def test_what_cannot_be_decoded_comes_back_to_the_sink_as_it_was() -> None:
+    letters = Letters(0)
+    message = Message(ENDED, 0, 7, b"acme/garbage", b"\xff", (("ce_id", b"evt"),), NOW_MS)
+    letters.log.commit([dead_letter("sink", message, KeyError("odd"), NOW_MS)], {})
+    dead.redrive(letters.log, letters.open(), NOW_MS)
+    (again,) = letters.view.scan(RETRY_TIERS[0].topic)
+    seen: list[Envelope[Any]] = []
+
+    def handle(envelopes: Sequence[Envelope[Any]]) -> list[tuple[int, Outcome]]:
+        seen.extend(envelopes)
+        return [(0, ())]
+
+    reading = Stage("sink", ALL, (), handle, passes_undecodable=True)
+    assert list(process(reading, Codec(FolderRegistry()), [again], lambda: NOW)) == [(0, [])]
+    (envelope,) = seen
+    assert envelope.problem is not None
+    assert (envelope.event.topic, envelope.event.value) == (ENDED, b"\xff")
+    assert envelope.message == again
+
+
+def test_a_letter_that_cannot_be_decoded_says_so() -> None:
     (letter,) = Letters(1).open()
     with pytest.raises(Invalid, match="not_framed"):
         dead.original(Codec(FolderRegistry()), letter)

@@ -709,6 +709,38 @@ def test_a_call_that_must_wait_comes_back_when_it_is_due(world: World) -> None:
     assert attempts == [0]
 
 
+def test_a_stage_that_reads_the_tiers_waits_for_its_own_calls_and_for_no_others(
+    world: World,
+) -> None:
+    """As the sink does: it archives what waits for others at once, and handles what is due."""
+    tier = RETRY_TIERS[0].topic
+    due_ms = b"%d" % (round(NOW.timestamp() * 1000) + 60_000)
+    world.send("mine", "others")
+    for message in world.scan(ENDED):
+        name = b"copy" if call_of(message) == "mine" else b"ingest"
+        waits = ((h.RETRY_STAGE, name), (h.RETRY_TOPIC, b"calls.ended"), (h.RETRY_DUE_MS, due_ms))
+        world.write(Record(tier, message.key, message.value, (*message.headers, *waits)))
+    seen: list[tuple[str, str, datetime]] = []
+
+    def handle_one(envelope: Envelope[Any]) -> list[Output]:
+        seen.append((type(envelope.event).__name__, envelope.message.topic, world.clock.now))
+        return []
+
+    reading = stage(each(handle_one), sources=(tier, ENDED))
+
+    def done() -> bool:
+        if len(seen) == 3:
+            world.clock.forward(61)
+        return world.drained(reading)
+
+    world.run(reading, done)
+    later = [(event, topic) for event, topic, when in seen if when > NOW]
+    assert sorted((event, topic) for event, topic, when in seen if when == NOW) == [
+        ("CallEnded", ENDED), ("CallEnded", ENDED), ("Message", tier),
+    ]  # fmt: skip
+    assert later == [("CallEnded", tier)]
+
+
 def test_another_stages_calls_are_left_to_it(world: World) -> None:
     world.send("late")
     late = {"late": raises(NotYet("later", "later"))}
