@@ -231,6 +231,7 @@ class SqliteLog:
         gained = [source for source in wanted if source not in self._leases]
         if not lost and not gained:
             return
+        taken: dict[TopicPartition, int] = {}
         with self._db.transaction() as tx:
             for source in lost:
                 tx.execute(
@@ -238,8 +239,6 @@ class SqliteLog:
                     " WHERE group_name=? AND topic=? AND partition=? AND member=?",
                     (self._group, *source, self._member),
                 )
-                del self._leases[source]
-                del self._read[source]
             live = self._live()
             for (member,) in tx.execute(
                 "SELECT member FROM members WHERE group_name = ?", (self._group,)
@@ -262,7 +261,7 @@ class SqliteLog:
                     "INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?)",
                     (self._group, *source, self._member),
                 )
-                position = tx.execute(
+                committed = tx.execute(
                     "SELECT next_offset FROM offsets"
                     " WHERE group_name=? AND topic=? AND partition=?",
                     (self._group, *source),
@@ -270,9 +269,15 @@ class SqliteLog:
                 first = tx.execute(
                     "SELECT first_offset FROM partitions WHERE topic=? AND partition=?", source
                 ).fetchone()[0]
-                self._lease_number += 1
-                self._leases[source] = self._lease_number
-                self._read[source] = max(first, position[0] if position else 0)
+                taken[source] = max(first, committed[0] if committed else 0)
+        # Only what is committed is so: an owner in the file that reads nothing is nobody's.
+        for source in lost:
+            del self._leases[source]
+            del self._read[source]
+        for source, position in taken.items():
+            self._lease_number += 1
+            self._leases[source] = self._lease_number
+            self._read[source] = position
 
     def _live(self) -> dict[str, tuple[str, ...]]:
         """Members of the group that are alive, with the topics each reads."""
@@ -408,7 +413,8 @@ class _Presence:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared: who looks at a dead member together takes no other's look for its life.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         else:

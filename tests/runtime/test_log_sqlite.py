@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import sqlite3
 import subprocess
@@ -17,7 +19,7 @@ import pytest
 from schemas.topics import Topic
 from services.runtime.errors import Transient
 from services.runtime.log import Record, TopicPartition
-from services.runtime.sqlite_log import SqliteLog, SqliteView
+from services.runtime.sqlite_log import SqliteLog, SqliteView, _Presence
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -222,3 +224,58 @@ def test_what_is_kept_no_longer_is_skipped(tmp_path: Path) -> None:
     assert [m.offset for m in view.scan("compact")] == [17, 18, 19]
     log.close()
     view.close()
+
+
+def test_a_hand_over_that_is_not_committed_leaves_the_partitions_with_their_owner(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "log.db"
+    view = fill(path, 20)
+    log = SqliteLog(path, "g", ["source"])
+    log.messages(0, 0.0)
+    mine = {source for source in _sources(view) if log.lease(source) is not None}
+    assert mine == _sources(view)
+    connection = log._db.connection
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.executescript(
+        "CREATE TABLE parent (id PRIMARY KEY);"
+        "CREATE TABLE child (id REFERENCES parent DEFERRABLE INITIALLY DEFERRED);"
+        "CREATE TRIGGER fail AFTER DELETE ON owners BEGIN INSERT INTO child VALUES (1); END;"
+    )
+    other = SqliteLog(path, "g", ["source"])
+    log._refresh_at = 0.0
+    with pytest.raises(sqlite3.IntegrityError):
+        log.messages(0, 0.0)
+    assert {source for source in _sources(view) if log.lease(source) is not None} == mine
+    connection.execute("DROP TRIGGER fail")
+    log._refresh_at = other._refresh_at = 0.0
+    log.messages(0, 0.0)
+    other.messages(0, 0.0)
+    kept = {source for source in mine if log.lease(source) is not None}
+    gone = {source for source in mine if other.lease(source) is not None}
+    assert kept
+    assert gone
+    assert (kept | gone, kept & gone) == (mine, set())
+    for each in (log, other, view):
+        each.close()
+
+
+def _sources(view: SqliteView) -> set[TopicPartition]:
+    return {TopicPartition("source", number) for number in range(view.partitions()["source"])}
+
+
+def test_one_look_at_a_dead_member_does_not_bring_it_to_life_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    presence = _Presence(path, "member")
+    assert presence._file is not None
+    os.close(presence._file)  # as the end of its process would
+    _Presence._here.discard("member")
+    held = _Presence.path(path, "member")
+    assert held is not None
+    with held.open("r+") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert not _Presence.held(path, "member")
+    living = os.open(held, os.O_RDWR)
+    fcntl.flock(living, fcntl.LOCK_EX)
+    assert _Presence.held(path, "member")
+    os.close(living)
