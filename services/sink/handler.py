@@ -64,40 +64,43 @@ def _outcomes(
 ) -> Iterator[tuple[int, Outcome]]:
     """Store `batch`; where the warehouse refuses it, find out by halves which event it refuses."""
     made: list[About] = []
-    stored: list[int] = []
+    sound: list[tuple[int, Envelope[Any]]] = []
     for index, envelope in batch:
         try:
             made.append(about(envelope))
         except Invalid as problem:
             yield index, problem
             continue
-        stored.append(index)
+        sound.append((index, envelope))
     try:
         store(warehouse, made, words=words)
     except Failure:
         raise
     except Exception as error:
-        if len(made) == 1:
-            yield stored[0], error
+        if len(sound) == 1:
+            yield sound[0][0], error
             return
-        sound = [(index, envelope) for index, envelope in batch if index in set(stored)]
         middle = len(sound) // 2
         yield from _outcomes(warehouse, sound[:middle], words)
         yield from _outcomes(warehouse, sound[middle:], words)
         return
-    for index in stored:
+    for index, _ in sound:
         yield index, ()
 
 
 class Identity(NamedTuple):
     """What makes two messages the same one.
 
+    An id alone does not: a producer may count from one for each tenant, or name an erasure after
+    the request that asks for several. Of an erasure the revision is the time that it reaches to.
     Where a message is the event, its place tells: retries and dead letters carry the headers of
     what they hold, `ce_id` included.
     """
 
     topic: str
     event_id: str
+    tenant: str
+    call: str
     generation: int
     revision: int
     place: str
@@ -105,7 +108,8 @@ class Identity(NamedTuple):
 
 def identity_of(it: About) -> Identity:
     """The same for an event however often it is delivered, and another for each dead letter."""
-    return Identity(it.envelope.message.topic, it.id, it.generation, it.revision, it.place)
+    topic = it.envelope.message.topic
+    return Identity(topic, it.id, it.tenant, it.call, it.generation, it.revision, it.place)
 
 
 def _archived(warehouse: Tables, made: Sequence[About]) -> dict[Identity, int]:
@@ -115,7 +119,10 @@ def _archived(warehouse: Tables, made: Sequence[About]) -> dict[Identity, int]:
         ids.setdefault(it.envelope.message.topic, []).append(it.id)
     if not ids:
         return {}
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = {
+        "tenants": sorted({it.tenant for it in made}),
+        "calls": sorted({it.call for it in made}),
+    }
     for number, (topic, wanted) in enumerate(ids.items()):
         parameters |= {f"topic{number}": topic, f"ids{number}": wanted}
     either = " OR ".join(
@@ -123,8 +130,10 @@ def _archived(warehouse: Tables, made: Sequence[About]) -> dict[Identity, int]:
         for number in range(len(ids))
     )
     found = warehouse.query(
-        "SELECT topic, event_id, generation, revision, place, toUnixTimestamp64Milli(basis_at) "
-        f"FROM events WHERE {either}",
+        "SELECT topic, event_id, tenant_id, call_id, generation, revision, place, "
+        "toUnixTimestamp64Milli(basis_at) "
+        f"FROM events WHERE ({either}) "
+        "AND tenant_id IN {tenants:Array(String)} AND call_id IN {calls:Array(String)}",
         parameters,
     )
     held: dict[Identity, int] = {}
@@ -245,10 +254,13 @@ def _delete(warehouse: Tables, erased: Mapping[Call, int]) -> None:
         "{tenants:Array(String)}, {calls:Array(String)}, {until:Array(Int64)})"
     )
     # What came again after the erasure was dropped as a repeat of what the erasure covers.
-    renewed = f"SELECT event_id FROM renewals WHERE {of_call} {with_basis % '>'}"
+    renewed = (
+        f"SELECT tenant_id, call_id, event_id FROM renewals WHERE {of_call} {with_basis % '>'}"
+    )
     for table in _ERASABLE:
         id = "input_id" if table == "stage_states" else "event_id"
-        covered = f"{of_call} {with_basis % '<='} AND {id} NOT IN ({renewed})"
+        spared = f"(tenant_id, call_id, {id}) IN ({renewed})"
+        covered = f"{of_call} {with_basis % '<='} AND NOT {spared}"
         if table in _STAYS:
             covered += f" AND NOT ({_STAYS[table]})"
         # A mutation rewrites parts even where it finds nothing.

@@ -147,9 +147,14 @@ def call_of(envelope: Envelope[Any]) -> tuple[str, str]:
 
 
 def revision_of(event: Any) -> int:
-    """Milliseconds of the platform's last change that `event` knows of; 0 where it says nothing."""
+    """Milliseconds of the platform's last change that `event` knows of; 0 where it says nothing.
+
+    Of an erasure, the time that it reaches to: a later one of the same call is another one.
+    """
     if isinstance(event, e.CallEnded):
         return milliseconds(event.source_updated_at or event.occurred_at)
+    if isinstance(event, e.CallErased):
+        return milliseconds(event.erased_at)
     return int(getattr(event, "revision", 0))
 
 

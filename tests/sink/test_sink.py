@@ -558,6 +558,67 @@ def test_an_erased_call_is_gone_everywhere_but_for_the_fact(
     assert one(warehouse, "SELECT call_id FROM calls") == "other"
 
 
+def test_one_request_may_erase_several_calls(warehouse: Warehouse, topics: Topics) -> None:
+    calls = [HAPPY, replace(HAPPY, call_id="other"), replace(HAPPY, tenant_id="other-co")]
+    gone = [
+        topics.send(
+            e.CallErased(
+                tenant_id=call.tenant_id, call_id=call.call_id, requested_by="operator",
+                erased_at=NOON + timedelta(hours=1),
+            ),
+            "request-1",
+        )
+        for call in calls
+    ]  # fmt: skip
+    for batches in ([gone], [[each] for each in gone]):
+        empty(warehouse)
+        sink(warehouse, [envelope for call in calls for envelope in life_of(topics, call)])
+        assert one(warehouse, "SELECT count() FROM calls") == 3
+        for batch in batches:
+            sink(warehouse, batch)
+        assert counts(content(warehouse, "calls", "segments")) == {"calls": 0, "segments": 0}
+        assert one(warehouse, "SELECT count() FROM calls_erased") == 3
+
+
+def test_a_call_can_be_erased_again_under_the_same_id(warehouse: Warehouse, topics: Topics) -> None:
+    later = NOON + timedelta(hours=2)
+    last = later + timedelta(hours=1)
+    sink(warehouse, life_of(topics, HAPPY))
+    sink(warehouse, [erasure(topics, NOON + timedelta(hours=1))])
+    sink(warehouse, life_of(topics, replace(HAPPY, published_at=later), time=later))
+    assert one(warehouse, "SELECT count() FROM calls") == 1
+    sink(warehouse, [erasure(topics, last)])
+    assert counts(content(warehouse, "calls", "segments")) == {"calls": 0, "segments": 0}
+    sink(warehouse, [erasure(topics, NOON)])
+    assert one(warehouse, "SELECT erased_at FROM calls_erased FINAL") == last
+
+
+def test_tenants_may_use_the_same_ids(warehouse: Warehouse, topics: Topics) -> None:
+    """Equal but for tenant or call, revision included."""
+    for call in (HAPPY, replace(HAPPY, tenant_id="other-co"), replace(HAPPY, call_id="other")):
+        sink(warehouse, [topics.send(call, "1")])
+    for source in ("calls", "events FINAL"):
+        found = warehouse.query(f"SELECT tenant_id, call_id FROM {source} ORDER BY ALL").rows
+        assert [tuple(row) for row in found] == [
+            ("acme", "happy"), ("acme", "other"), ("other-co", "happy")]  # fmt: skip
+
+
+def test_an_erasure_does_not_spare_what_another_call_renewed_under_the_same_id(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    later = NOON + timedelta(hours=2)
+    other = replace(HAPPY, call_id="other")
+    for call in (HAPPY, other, replace(other, published_at=later)):
+        time = later if call.published_at == later else NOON
+        sink(warehouse, [topics.send(call, "1", time=time)])
+    at = NOON + timedelta(hours=1)
+    gone = [erasure(topics, at), topics.send(
+        e.CallErased(tenant_id="acme", call_id="other", erased_at=at, requested_by="operator"), "2",
+    )]  # fmt: skip
+    sink(warehouse, gone)
+    assert one(warehouse, "SELECT call_id FROM calls") == "other"
+
+
 def test_what_was_under_way_when_its_call_was_erased_stays_out(
     warehouse: Warehouse, topics: Topics
 ) -> None:

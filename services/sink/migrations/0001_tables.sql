@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS events
     INDEX call (tenant_id, call_id) TYPE bloom_filter GRANULARITY 4
 )
 ENGINE = ReplacingMergeTree
-ORDER BY (topic, event_id, generation, revision, place)
+ORDER BY (topic, event_id, tenant_id, call_id, generation, revision, place)
 SETTINGS non_replicated_deduplication_window = 1000, index_granularity = 256
 COMMENT 'The archive: every event, retry and dead letter of every topic, byte for byte';
 
@@ -416,7 +416,7 @@ CREATE TABLE IF NOT EXISTS calls_erased
     requested_by String,
     reason String
 )
-ENGINE = ReplacingMergeTree
+ENGINE = ReplacingMergeTree(erased_at)
 ORDER BY (tenant_id, call_id, event_id)
 SETTINGS non_replicated_deduplication_window = 1000
 COMMENT 'CallErased: what rests on an older basis is not taken in again';
