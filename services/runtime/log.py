@@ -74,7 +74,7 @@ class Log(Protocol):
         An offset is that of the next message to read. Raises `Lost` when a partition in `offsets`
         is no longer this member's, or when nobody can say whether the commit took place: what was
         not written comes again under another lease. After `Transient` the same commit may be tried
-        again, once `messages` has been called.
+        again, once `messages` has been called. Raises `TooLarge` for a record that is never taken.
         """
 
     def lease(self, source: TopicPartition) -> int | None:
@@ -90,6 +90,14 @@ class Lost(Exception):
     def __init__(self, sources: Collection[TopicPartition]) -> None:
         super().__init__(", ".join(f"{topic}[{part}]" for topic, part in sorted(sources)))
         self.sources = frozenset(sources)
+
+
+class TooLarge(ValueError):
+    """A record beyond what the log takes: the same commit will never succeed."""
+
+    def __init__(self, record: Record, detail: str) -> None:
+        super().__init__(detail)
+        self.record = record
 
 
 class LogView(Protocol):

@@ -24,14 +24,28 @@ from schemas.topics import DEAD_LETTER
 from services.runtime import headers as h
 from services.runtime.codec import Codec
 from services.runtime.errors import Invalid, NotYet, Transient
-from services.runtime.log import Log, Lost, Message, Record, TopicPartition
+from services.runtime.log import Log, Lost, Message, Record, TooLarge, TopicPartition
 from services.runtime.observe import Observer
-from services.runtime.process import dead_letter, from_tier, process, retry, whole_number
+from services.runtime.process import (
+    dead_letter,
+    from_tier,
+    process,
+    retry,
+    whole_number,
+    without_body,
+)
 from services.runtime.settings import Policy
 from services.runtime.stage import Stage, utc_now
 
 # Membership of the group ends when the log is not asked for long.
 _LONGEST_POLL_WAIT_S = 5.0
+# Of values: most that one batch decodes, that waits to be worked on, and that one commit writes.
+_BATCH_BYTES = 32_000_000
+# Most of one partition in hand before no more of it is read.
+_SHARE_BYTES = 8_000_000
+# What lies in the object store is beyond the size that needs a claim check; how far, its message
+# does not say.
+_CLAIMED_BYTES = 4_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +65,17 @@ class _Work:
     waits: int = 0
     records: list[Record] | None = None
     """What to write once it is done; None until then."""
+    weight: int = field(init=False)
+    """Bytes of what is decoded of it, about."""
+
+    def __post_init__(self) -> None:
+        claimed = self.message.header(h.DATAREF) is not None
+        self.weight = len(self.message.value or b"") + (_CLAIMED_BYTES if claimed else 0)
+
+    @property
+    def made(self) -> int:
+        """Bytes that it writes."""
+        return sum(len(record.value or b"") for record in self.records or ())
 
 
 @dataclass(slots=True)
@@ -166,12 +191,14 @@ class _Loop:
         if self._stop.is_set() or self._breaker.open is not None:
             room = 0
         else:
-            busy = sum(
-                work.records is None and work.due_ms <= now_ms
+            busy = [
+                work
                 for works in self._held.values()
                 for work in works
-            )
-            room = max(0, min(self._share, self._capacity - busy))
+                if work.records is None and work.due_ms <= now_ms
+            ]
+            heavy = sum(work.weight for work in busy) >= _BATCH_BYTES
+            room = 0 if heavy else max(0, min(self._share, self._capacity - len(busy)))
         hold = [source for source, works in self._held.items() if self._full(works, now, now_ms)]
         idle = self._running == 0 and self._done.empty()
         wait_s = self._idle_wait(now, now_ms) if idle else 0.0
@@ -200,10 +227,14 @@ class _Loop:
 
     def _full(self, works: deque[_Work], now: float, now_ms: int) -> bool:
         """Whether a partition has enough in hand: its share, or a wait for its turn."""
-        return len(works) >= self._share or any(
-            work.records is None
-            and (work.due_ms > now_ms + 1000 or (work.waits > 0 and work.ready_at > now + 1.0))
-            for work in works
+        return (
+            len(works) >= self._share
+            or sum(work.weight + work.made for work in works) >= _SHARE_BYTES
+            or any(
+                work.records is None
+                and (work.due_ms > now_ms + 1000 or (work.waits > 0 and work.ready_at > now + 1.0))
+                for work in works
+            )
         )
 
     def _idle_wait(self, now: float, now_ms: int) -> float:
@@ -260,8 +291,13 @@ class _Loop:
                 return
             ready.sort(key=lambda work: work.ready_at)
             batch = ready[:1] if ready[0].alone else [w for w in ready if not w.alone]
-            batch = batch[: self._stage.batch]
-            waits_to_fill = len(batch) < self._stage.batch and not batch[0].alone
+            count, weight = 0, 0
+            while count < min(len(batch), self._stage.batch) and weight < _BATCH_BYTES:
+                weight += batch[count].weight
+                count += 1
+            batch = batch[:count]
+            full = count == self._stage.batch or weight >= _BATCH_BYTES
+            waits_to_fill = not full and not batch[0].alone
             if waits_to_fill and now < batch[0].ready_at + self._stage.wait_s:
                 return
             for work in batch:
@@ -389,12 +425,15 @@ class _Loop:
         if time.monotonic() < self._commit_at:
             return
         finished: list[_Work] = []
+        made = 0
         offsets: dict[TopicPartition, int] = {}
         for source, works in self._held.items():
             for work in works:
-                if work.records is None or len(finished) >= self._policy.commit_records:
+                full = len(finished) >= self._policy.commit_records or made >= _BATCH_BYTES
+                if work.records is None or full:
                     break
                 finished.append(work)
+                made += work.made
                 offsets[source] = work.message.offset + 1
         if not finished:
             return
@@ -412,6 +451,9 @@ class _Loop:
             self._commit_at = time.monotonic() + self._backoff(self._commit_waits)
             self._observer.waiting(self._stage.name, failure)
             return
+        except TooLarge as refused:
+            self._shrink(finished, refused)
+            return
         self._commit_waits = 0
         for work in finished:
             works = self._held[work.message.source]
@@ -419,3 +461,19 @@ class _Loop:
             if not works:
                 del self._held[work.message.source]
         self._observer.committed(self._stage.name, len(finished), time.monotonic() - started)
+
+    def _shrink(self, finished: list[_Work], refused: TooLarge) -> None:
+        """Dead-letter what the log will never take; of a letter that it does not take, say where
+        the original lies.
+        """
+        record = refused.record
+        for work in finished:
+            if not any(made is record for made in work.records or ()):
+                continue
+            if record.topic != DEAD_LETTER:
+                self._refuse(work, Invalid("too_large", str(refused)), self._now_ms())
+                return
+            if record.value is not None:
+                work.records = [without_body(record)]
+                return
+        raise refused

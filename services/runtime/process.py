@@ -176,6 +176,16 @@ def dead_letter(stage: str, message: Message, failure: Exception, now_ms: int) -
     )
 
 
+def without_body(letter: Record) -> Record:
+    """A dead letter that the log takes whatever the size of its original: where that stands."""
+    kept = tuple(
+        (name, value)
+        for name, value in letter.headers
+        if name.startswith(("__connect.errors.", "callstream."))
+    )
+    return replace(letter, value=None, headers=kept)
+
+
 def retry(
     stage: str, message: Message, wait: NotYet, now_ms: int, policy: Policy
 ) -> Record | Invalid:

@@ -21,9 +21,10 @@ from schemas import events as e
 from schemas.examples import EXAMPLES
 from schemas.topics import DEAD_LETTER, ENDED, ERASED, RECORDED, RETRY_TIERS, TOPICS
 from services.runtime import headers as h
+from services.runtime import loop
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Invalid, NotYet, Transient
-from services.runtime.log import Log, Message, Record, TopicPartition, partition_for
+from services.runtime.log import Log, Message, Record, TooLarge, TopicPartition, partition_for
 from services.runtime.loop import run
 from services.runtime.observe import Observer
 from services.runtime.process import dead_letter, process, retry, topics_of
@@ -235,6 +236,125 @@ def raises(failure: BaseException, times: int = 1 << 30) -> Callable[[], None]:
 
 
 CALLS = [f"call-{number}" for number in range(40)]
+
+
+# What the log refuses
+
+
+@dataclass
+class Narrow:
+    """A log that takes no value of `limit` bytes or more."""
+
+    log: Log
+    limit: int
+
+    def __post_init__(self) -> None:
+        self.messages, self.lease, self.close = self.log.messages, self.log.lease, self.log.close
+
+    def commit(self, records: Sequence[Record], offsets: Mapping[TopicPartition, int]) -> None:
+        for record in records:
+            if len(record.value or b"") >= self.limit:
+                raise TooLarge(record, f"{len(record.value or b'')} bytes")
+        self.log.commit(records, offsets)
+
+
+def test_what_the_log_refuses_for_ever_is_dead_lettered_and_the_others_go_on(world: World) -> None:
+    def large(envelope: Envelope[e.CallEnded]) -> list[Output]:
+        (output,) = copy(envelope)
+        if envelope.event.call_id == "call-3":
+            output = Output(replace(output.event, requested_by="x" * 10_000))
+        return [output]
+
+    world.send(*CALLS)
+    world.run(stage(each(large), batch=10), wrap=lambda log: Narrow(log, 10_000))
+    assert world.copied() == [call for call in world.in_order(CALLS) if call != "call-3"]
+    (letter,) = world.scan(DEAD_LETTER)
+    (sent,) = [message for message in world.scan(ENDED) if call_of(message) == "call-3"]
+    assert (call_of(letter), letter.value) == ("call-3", sent.value)
+    assert letter.header(h.DEAD_REASON) == "too_large"
+
+
+def test_a_dead_letter_that_the_log_refuses_says_where_its_original_lies(world: World) -> None:
+    world.send("a")
+    world.write(Record(ENDED, b"acme/huge", b"\xff" * 10_000, (("x", b"y" * 10_000),)))
+    world.send("b")
+    world.run(stage(), wrap=lambda log: Narrow(log, 10_000))
+    assert sorted(world.copied()) == ["a", "b"]
+    (letter,) = world.scan(DEAD_LETTER)
+    (sent,) = [message for message in world.scan(ENDED) if call_of(message) == "huge"]
+    assert (call_of(letter), letter.value, letter.header("x")) == ("huge", None, None)
+    assert letter.header(h.DEAD_REASON) == "not_framed"
+    assert letter.header(h.ERROR_TOPIC) == ENDED
+    assert letter.header(h.ERROR_PARTITION) == str(sent.partition)
+    assert letter.header(h.ERROR_OFFSET) == str(sent.offset)
+
+
+# Bounds in bytes
+
+
+def test_a_batch_of_large_calls_closes_early(world: World) -> None:
+    sizes: list[int] = []
+
+    def handle(envelopes: Sequence[Envelope[Any]]) -> Iterable[tuple[int, Outcome]]:
+        sizes.append(len(envelopes))
+        return [(index, ()) for index in range(len(envelopes))]
+
+    # Bodies that lie in the object store; nobody fetches them here.
+    world.send(*CALLS, headers=((h.DATAREF, b"claims/00/none"),))
+    world.run(stage(handle, batch=1000, wait_s=3600.0, passes_undecodable=True))
+    assert sum(sizes) == len(CALLS)
+    assert max(sizes) == 8
+
+
+def test_commits_are_bounded_in_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_BATCH_BYTES", 1_000)
+    sizes: list[int] = []
+
+    class Sizes(Narrow):
+        def commit(self, records: Sequence[Record], offsets: Mapping[TopicPartition, int]) -> None:
+            sizes.append(sum(len(record.value or b"") for record in records))
+            self.log.commit(records, offsets)
+
+    def large(envelope: Envelope[e.CallEnded]) -> list[Output]:
+        (output,) = copy(envelope)
+        return [Output(replace(output.event, requested_by="x" * 400))]
+
+    world.send(*CALLS)
+    world.run(stage(each(large), batch=40), wrap=lambda log: Sizes(log, 0))
+    assert Counter(world.copied()) == Counter(CALLS)
+    assert max(sizes) < 1_000 + 600
+
+
+def test_what_is_held_is_bounded_in_bytes(world: World) -> None:
+    """Nothing is ever finished, so what was read is what is held."""
+    world.send(*(f"c{number}" for number in range(200)), headers=((h.DATAREF, b"claims/00/none"),))
+    release = threading.Event()
+    read: list[int] = []
+
+    class Reads(Narrow):
+        def __post_init__(self) -> None:
+            self.lease, self.close = self.log.lease, self.log.close
+
+        def messages(
+            self, limit: int, wait_s: float, hold: Collection[TopicPartition] = ()
+        ) -> list[Message]:
+            found = self.log.messages(limit, wait_s, hold)
+            read.append(len(found))
+            return found
+
+    def handle_one(envelope: Envelope[Any]) -> list[Output]:
+        release.wait(LONGEST_S)
+        return []
+
+    def done() -> bool:
+        if len(read) == 30:
+            assert sum(read) <= 8 + 16  # what is enough, and one poll
+            release.set()
+        return len(read) > 30
+
+    reading = stage(each(handle_one), batch=4, passes_undecodable=True)
+    world.run(reading, done, fast(in_flight=64), lambda log: Reads(log, 0))
+    assert sum(read) >= 8
 
 
 # Nothing lost, nothing twice
