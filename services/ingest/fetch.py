@@ -101,7 +101,10 @@ class Fetched:
 
 
 class Fetch:
-    """Writes a recording's bytes to a file. Thread-safe; blocks up to `fetch_timeout_s`.
+    """Writes a recording's bytes to a file. Thread-safe.
+
+    Blocks up to `fetch_timeout_s`; from a bucket or a file, by one read longer: of a bucket that
+    is `read_timeout_s` and the store's retries, of a network mount that hangs it has no end.
 
     Raises Invalid: `no_uri`, `bad_uri`, `scheme`, `credentials_in_url`, `forbidden_address`,
     `path_not_allowed`, `unknown_bucket`, `too_many_redirects`, `downgrade`, `content_encoding`,
@@ -133,7 +136,7 @@ class Fetch:
         uri = recording.uri
         if not uri:
             raise Invalid("no_uri", f"recording {recording.recording_id!r} has no uri")
-        sink = _Sink(to, self._settings.max_bytes)
+        sink = _Sink(to, self._settings)
         try:
             with sink:
                 scheme = uri.partition("://")[0].lower() if "://" in uri else "path"
@@ -160,26 +163,23 @@ class Fetch:
 
     def _http(self, uri: str, credential_ref: str | None, sink: _Sink) -> None:
         settings = self._settings
-        deadline = time.monotonic() + settings.fetch_timeout_s
         credential = self._credential(credential_ref)
         url = _url(uri)
         for _ in range(settings.max_redirects + 1):
-            location = self._get(url, credential, deadline, sink)
+            location = self._get(url, credential, sink)
             if location is None:
                 return
-            target = _url(str(url.join(location)))
+            target = _url(location, url)
             if url.scheme == "https" and target.scheme == "http":
                 raise Invalid("downgrade", f"{redacted(str(url))} redirects from https to http")
             url = target
         raise Invalid("too_many_redirects", f"{redacted(uri)}: more than {settings.max_redirects}")
 
-    def _get(
-        self, url: httpx.URL, credential: Credential | None, deadline: float, sink: _Sink
-    ) -> str | None:
+    def _get(self, url: httpx.URL, credential: Credential | None, sink: _Sink) -> str | None:
         """Write the body to `sink`; or the place the host sends us to."""
         settings = self._settings
         where = redacted(str(url))
-        backend = _CheckedBackend(settings, self._resolve, deadline)
+        backend = _CheckedBackend(settings, self._resolve, sink.deadline)
         headers = [
             ("Host", url.netloc.decode("ascii")),
             ("Accept", "*/*"),
@@ -216,7 +216,7 @@ class Fetch:
                     )
                 sink.write_all(answer.iter_stream())
         except httpcore.TimeoutException as error:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= sink.deadline:
                 raise NotYet(
                     "too_slow", f"{where}: not done within {settings.fetch_timeout_s:g} s"
                 ) from error
@@ -336,14 +336,16 @@ def _check(recording: Recording, fetched: Fetched) -> None:
         )
 
 
-def _url(uri: str) -> httpx.URL:
+def _url(uri: str, base: httpx.URL | None = None) -> httpx.URL:
+    """`uri`, from `base` where it is relative to one. It may come from a host: no text is safe."""
     try:
-        url = httpx.URL(uri)
+        url = httpx.URL(uri) if base is None else base.join(uri)
+        host = url.host  # decodes IDNA, and refuses what `URL` has let pass
     except (httpx.InvalidURL, ValueError) as error:
-        raise Invalid("bad_uri", f"{redacted(uri)!r}: {error}") from error
+        raise Invalid("bad_uri", f"{redacted(uri)[:200]!r}: {error}") from error
     if url.scheme not in ("http", "https"):
         raise Invalid("scheme", f"{redacted(uri)!r}: redirected to {url.scheme!r}")
-    if not url.host:
+    if not host:
         raise Invalid("bad_uri", f"{redacted(uri)!r} names no host")
     if url.userinfo:
         raise Invalid(
@@ -396,11 +398,13 @@ def _parts(uri: str) -> SplitResult:
 
 
 class _Sink:
-    """A file being written: counts and hashes, and stops at the limit."""
+    """A file being written: counts and hashes, and stops at the limits of bytes and time."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, settings: IngestSettings) -> None:
         self._path = path
-        self._max_bytes = max_bytes
+        self._max_bytes = settings.max_bytes
+        self._timeout_s = settings.fetch_timeout_s
+        self.deadline = time.monotonic() + settings.fetch_timeout_s
         self._file: BinaryIO | None = None
         self.sha256 = hashlib.sha256()
         self.count = 0
@@ -415,6 +419,8 @@ class _Sink:
     def write_all(self, blocks: Iterable[bytes]) -> None:
         assert self._file is not None
         for block in blocks:
+            if time.monotonic() >= self.deadline:
+                raise NotYet("too_slow", f"not done within {self._timeout_s:g} s")
             self.count += len(block)
             if self.count > self._max_bytes:
                 raise Invalid("too_many_bytes", f"more than the {self._max_bytes} bytes allowed")
@@ -446,13 +452,13 @@ class _CheckedBackend(httpcore.NetworkBackend):
             addresses = list(self._resolve(host, port))
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"{host}: cannot be resolved") from error
-        if host not in self._settings.allowed_hosts:
-            for address in addresses:
-                if reason := forbidden(address, self._settings.allow_private):
-                    raise Invalid(
-                        "forbidden_address",
-                        f"{host} is {address} ({reason}); ingest.allowed_hosts may name it",
-                    )
+        inside = self._settings.allow_private or host in self._settings.allowed_hosts
+        for address in addresses:
+            if reason := forbidden(address, inside):
+                mend = "nothing lifts this"
+                if forbidden(address, allow_private=True) is None:
+                    mend = "ingest.allowed_hosts may name it"
+                raise Invalid("forbidden_address", f"{host} is {address} ({reason}); {mend}")
         failure: Exception = httpcore.ConnectError(f"{host}: no address")
         for address in addresses:
             try:

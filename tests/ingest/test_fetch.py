@@ -230,6 +230,23 @@ def test_an_allowed_host_may_be_inside(host: Host, to: Path) -> None:
     assert failure(fetch, to, host.url("/call.wav", "other.internal")).reason == "forbidden_address"
 
 
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "fd00:ec2::254", "168.63.129.16", "fe80::1", "224.0.0.1"]
+)
+def test_an_allowed_host_may_not_be_metadata(
+    to: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_: object, **__: object) -> None:
+        raise AssertionError(f"{address} was to be connected to")
+
+    # Were the address let through, the test would fail without reaching out to it.
+    monkeypatch.setattr("httpcore.SyncBackend.connect_tcp", connect)
+    settings = IngestSettings(allowed_hosts=("pbx.internal",))
+    problem = failure(Fetch(settings, lambda name, port: [address]), to, "http://pbx.internal/a")
+    assert (type(problem), problem.reason) == (Invalid, "forbidden_address")
+    assert "allowed_hosts" not in problem.detail
+
+
 def test_one_forbidden_address_among_good_ones(to: Path) -> None:
     fetch = Fetch(IngestSettings(), lambda name, port: ["8.8.8.8", "10.0.0.1"])
     assert failure(fetch, to, "http://mixed.example.com/a").reason == "forbidden_address"
@@ -275,6 +292,16 @@ def test_redirects_are_followed_up_to_a_limit(host: Host, to: Path) -> None:
 def test_a_redirect_to_another_scheme(host: Host, to: Path, target: str) -> None:
     uri = host.serve("/call.wav", Answer(302, headers={"Location": target}))
     assert failure(Fetch(LOCAL), to, uri).reason == "scheme"
+
+
+@pytest.mark.parametrize(
+    "target", ["http://xn--/", "http://é..com/", "//é..com/", "http://a:b/", "x" * 65_537]
+)
+def test_a_redirect_to_what_is_no_url(host: Host, to: Path, target: str) -> None:
+    uri = host.serve("/call.wav", Answer(302, headers={"Location": target}))
+    problem = failure(Fetch(LOCAL), to, uri)
+    assert (type(problem), problem.reason) == (Invalid, "bad_uri")
+    assert len(problem.detail) < 500
 
 
 def test_proxies_of_the_environment_are_not_used(
@@ -460,6 +487,12 @@ def test_files_under_an_allowed_root(root: Path, to: Path, spell: Callable[[Path
     assert (type(problem), problem.reason) == (NotYet, "not_there")
 
 
+def test_a_file_that_takes_too_long(root: Path, to: Path) -> None:
+    fetch = Fetch(IngestSettings(allowed_roots=(root,), fetch_timeout_s=1e-9))
+    problem = failure(fetch, to, str(root / "call one.wav"))
+    assert (type(problem), problem.reason) == (NotYet, "too_slow")
+
+
 def test_files_elsewhere(root: Path, to: Path) -> None:
     (root / "link.wav").symlink_to(root.parent / "secret")
     (root / "folder").symlink_to(root.parent)
@@ -490,6 +523,7 @@ def test_no_files_unless_a_root_is_allowed(root: Path, to: Path) -> None:
         ("data:audio/wav;base64,AAAA", "scheme"),
         ("http:///a", "bad_uri"),
         ("http://host:port/", "bad_uri"),
+        ("http://xn--/", "bad_uri"),
         ("s3://elsewhere/a", "unknown_bucket"),
     ],
 )
