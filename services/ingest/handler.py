@@ -195,9 +195,10 @@ def revision_of(call: CallEnded) -> int:
 def key_part(text: str) -> str:
     """`text` as one part of an object key: printable ASCII, at most 120 characters, injective.
 
-    Anything long, and any name of dots, becomes its start and its hash.
+    Anything long, and any name of dots, becomes its start, a tilde and its hash. No other part
+    has a tilde.
     """
-    part = quote(text, safe="")
+    part = quote(text, safe="").replace("~", "%7E")
     if len(part) <= 120 and part.strip("."):
         return part
     return f"{part[:50]}~{hashlib.sha256(text.encode()).hexdigest()}"
@@ -209,9 +210,11 @@ def receipts_prefix(tenant_id: str, call_id: str) -> str:
 
 
 def _receipt_key(call: CallEnded, recording: Recording) -> str:
-    # Whatever tells that the platform means another file makes another receipt.
+    # Whatever is told of the file makes another receipt where it changes. The query of the uri
+    # does not: it holds signatures, new with every telling. A host that tells versions apart
+    # there alone is not understood unless checksum, size or duration differ as well.
     means = (recording.recording_id, redacted(recording.uri or ""), recording.sha256,
-             recording.size_bytes)  # fmt: skip
+             recording.size_bytes, recording.duration_ms)  # fmt: skip
     digest = hashlib.sha256(msgspec.json.encode(means)).hexdigest()
     return receipts_prefix(call.tenant_id, call.call_id) + digest
 

@@ -247,6 +247,17 @@ def test_another_file_is_fetched_again(ingest: Ingest, host: Host) -> None:
     assert [event.recordings[0].sha256 for event in events] == names
 
 
+def test_another_duration_is_another_file(ingest: Ingest, host: Host) -> None:
+    """A version that is told in the query alone looks the same; its duration tells it apart."""
+    uri = host.serve("/call.wav", wav(1), wav(2))
+    told = [recording(f"{uri}?version={n}", duration_ms=1000 * n) for n in (1, 2)]
+    events = [ingest.recorded(call_with(each)) for each in told]
+    assert [event.recordings[0].duration_ms for event in events] == [1000, 2000]
+    signed_anew = recording(f"{uri}?version=2&sig=other", duration_ms=2000)
+    assert ingest.recorded(call_with(signed_anew)).recordings == events[1].recordings
+    assert host.asked_for("/call.wav") == 2
+
+
 def test_audio_that_was_erased_is_fetched_again(ingest: Ingest, host: Host) -> None:
     call = call_with(recording(host.serve("/call.wav", wav())))
     key = ingest.recorded(call).recordings[0].object_key
@@ -294,6 +305,11 @@ def test_ids_make_keys_of_their_own(ids: list[str]) -> None:
     assert (parts[0] == parts[1]) == (
         ids[0].encode("utf-8", "replace") == ids[1].encode("utf-8", "replace")
     )
+
+
+def test_an_id_that_looks_shortened_is_no_other() -> None:
+    long = "a" * 200
+    assert key_part(key_part(long)) != key_part(long)
 
 
 def test_an_object_store_that_is_down_is_waited_for(tmp_path: Path, host: Host) -> None:
