@@ -302,17 +302,25 @@ class DropFolder:
             self._arrive(leaving)
 
     def watch(self, stop: threading.Event, every_s: float = 1.0) -> None:
-        """Look every `every_s` until `stop` is set; a publisher that is down is waited for."""
+        """Look every `every_s` until `stop` is set.
+
+        A publisher that is down is waited for, and so is a folder that cannot be read.
+        """
         log = logger("drop_folder")
         while not stop.is_set():
             try:
                 self.poll()
             except Transient as why:
                 log.warning("waiting", reason=why.reason, detail=why.detail)
+            except OSError as error:  # a mount that is away, no descriptor left
+                log.warning("waiting", reason="cannot_look", detail=str(error))
             stop.wait(every_s)
 
     def poll(self) -> list[CallEnded]:
-        """Look once; the calls that were published."""
+        """Look once; the calls that were published.
+
+        Raises OSError where the folder cannot be read, Transient where `publish` does.
+        """
         now = self._clock()
         present = sorted(path for path in self._folder.iterdir() if _is_recording(path))
         self._seen = {path: seen for path, seen in self._seen.items() if path in set(present)}
@@ -321,12 +329,13 @@ class DropFolder:
             try:
                 if not self._settled(path, now) or self._is_marked(path):
                     continue
-                taken.append(self._take(path))
-            except FileNotFoundError:  # taken away by its owner, or by another watcher
-                continue
-            except Invalid as problem:
-                self._refuse(path, problem)
+                try:
+                    taken.append(self._take(path))
+                except Invalid as problem:
+                    self._refuse(path, problem)
             except OSError as error:  # tried again once it has settled anew
+                if not os.path.lexists(path):  # taken away by its owner, or by another watcher
+                    continue
                 logger("drop_folder").warning("cannot_take", file=path.name, error=str(error))
             self._seen.pop(path, None)
         return taken

@@ -398,6 +398,44 @@ def test_left_in_place_and_taken_once(tmp_path: Path) -> None:
     assert drop.names() == ["call.wav"]
 
 
+def test_a_file_that_cannot_be_refused_stays_and_the_rest_goes_on(drop: Drop) -> None:
+    written(drop.folder / "bad.wav", wav(value=1))
+    written(drop.folder / "bad.wav.json", '{"quee": "billing"}')
+    written(drop.folder / "good.wav", wav(value=2))
+    (drop.folder / "refused").rmdir()
+    assert len(drop.settled()) == 1
+    assert drop.names() == ["bad.wav", "bad.wav.json"]
+    (drop.folder / "refused").mkdir()
+    assert drop.settled() == []
+    assert "bad.wav.reason" in drop.names("refused")
+
+
+def test_watching_outlasts_a_folder_that_is_away(drop: Drop) -> None:
+    away = drop.folder.with_name("away")
+    drop.folder.rename(away)
+    stop = StopAfterLooks(lambda: away.rename(drop.folder))
+    drop.watcher.watch(stop)
+    assert stop.looks == 2
+    assert drop.settled() == []
+
+
+class StopAfterLooks(threading.Event):
+    """Waits no time; calls `between` after the first look and is set after the second."""
+
+    def __init__(self, between: Callable[[], object]) -> None:
+        super().__init__()
+        self.looks = 0
+        self._between = between
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.looks += 1
+        if self.looks == 1:
+            self._between()
+        else:
+            self.set()
+        return self.is_set()
+
+
 def test_watching_ends_when_told(drop: Drop) -> None:
     stop = threading.Event()
     written(drop.folder / "call.wav", wav())
