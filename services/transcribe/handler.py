@@ -45,6 +45,6 @@ def stage(
         name="transcribe",
         sources=(topics.RECORDED,),
         targets=(topics.TRANSCRIBED,),
-        handle=each(handle, settings.workers),
-        batch=settings.batch,
+        handle=each(handle),
+        workers=settings.workers,
     )

@@ -114,4 +114,3 @@ class TranscribeSettings(BaseModel):
     )
     cache: bool = Field(default=True, description="Whether results are kept beside the audio.")
     workers: int = Field(default=1, ge=1, description="Calls handled at once.")
-    batch: int = Field(default=8, ge=1, description="Most calls read from the log at once.")

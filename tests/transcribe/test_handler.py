@@ -78,11 +78,12 @@ def kinds(degradations: list[Degradation]) -> list[DegradationKind]:
 
 
 def test_the_stage_reads_and_writes_what_the_catalogue_says(objects: DirectoryObjects) -> None:
-    made = stage(TranscribeSettings(batch=3), objects, Chosen(FakeEngine(), ""))
+    made = stage(TranscribeSettings(workers=3), objects, Chosen(FakeEngine(), ""))
     assert (made.name, made.sources, made.targets) == (
         "transcribe", (topics.RECORDED,), (topics.TRANSCRIBED,)
     )  # fmt: skip
-    assert made.batch == 3
+    # One call a batch: a long one holds up no other partition, nor the process at its end.
+    assert (made.batch, made.workers) == (1, 3)
 
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
@@ -342,7 +343,7 @@ def test_audio_that_is_not_what_the_event_says_is_refused(objects: DirectoryObje
 def test_one_bad_call_spoils_no_other(objects: DirectoryObjects) -> None:
     good = recorded(stored(objects, "r1", wav([speech(0)]), 1))
     junk = recorded(stored(objects, "r1", wav([speech(0)]), 1, object_key="audio/none"))
-    made = stage(TranscribeSettings(workers=2), objects, Chosen(FakeEngine(), ""))
+    made = stage(TranscribeSettings(), objects, Chosen(FakeEngine(), ""))
     message = Message(topics.RECORDED, 0, 0, None, b"", (), 0)
     outcomes = dict(
         made.handle([Envelope(event=event, message=message, id="1") for event in (junk, good)])
