@@ -156,9 +156,11 @@ def _distinct(made: Sequence[About]) -> list[About]:
 def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> None:
     """Insert the rows of `made`, carry out the erasures among it; durable on return.
 
-    An event that is archived already, or comes twice, adds no row. Stopped anywhere and called
-    again, this leaves what one whole run leaves: the archive comes last, what comes before it is
-    inserted again under the same tokens, and rows that still come twice are one row by their key.
+    An event that is archived already, or comes twice, adds no row; one that its stage made anew
+    since adds the state of that stage, for what failed or waited in between is over. Stopped
+    anywhere and called again, this leaves what one whole run leaves: the archive comes last, what
+    comes before it is inserted again under the same tokens, and rows that still come twice are one
+    row by their key.
     """
     erasures = [it for it in made if isinstance(it.envelope.event, CallErased)]
     if erasures:
@@ -187,6 +189,7 @@ def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> No
             fresh.append(it)
         elif it.basis > basis:
             again.append(it)
+    repeats = len(fresh) < len(others)
     if again:
         renewals = [(it.tenant, it.call, it.id, it.basis) for it in again]
         renewed = {"renewals": list(zip(*renewals, strict=True))}
@@ -195,9 +198,13 @@ def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> No
     columns = columns_of(fresh, words=words)
     columns.pop("calls_erased", None)
     _insert(warehouse, columns, _digest(fresh, erased))
+    anew = _made_anew(warehouse, others) if repeats else []
+    if anew:
+        states = {"stage_states": list(zip(*(it.done for it in anew if it.done), strict=True))}
+        _insert(warehouse, states, f"anew/{_digest(anew, erased)}")
     later = {
         call: at
-        for call, at in _erased(warehouse, [*fresh, *again], {}).items()
+        for call, at in _erased(warehouse, [*fresh, *again, *anew], {}).items()
         if at > erased.get(call, _NEVER)
     }
     if later:
@@ -205,6 +212,38 @@ def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> No
     if any(it.basis > later.get((it.tenant, it.call), it.basis) for it in again):
         # What these repeat may have been deleted before they were on record: look again.
         raise Transient("erased_meanwhile", "a call was erased while it was handed in again")
+
+
+def _made_anew(warehouse: Tables, made: Sequence[About]) -> list[About]:
+    """Of `made`, those that tell of a stage being done later than any row tells."""
+    latest: dict[tuple[Any, ...], About] = {}
+    for it in made:
+        if it.done:
+            done = _about_state(it.done)
+            if it.time >= latest.setdefault(done, it).time:
+                latest[done] = it
+    if not latest:
+        return []
+    known = warehouse.query(
+        "SELECT tenant_id, call_id, stage, input_id, generation, "
+        "toUnixTimestamp64Milli(max(time)) FROM stage_states WHERE state = 'done' "
+        "AND tenant_id IN {tenants:Array(String)} AND call_id IN {calls:Array(String)} "
+        "GROUP BY tenant_id, call_id, stage, input_id, generation",
+        {
+            "tenants": sorted({it.tenant for it in latest.values()}),
+            "calls": sorted({it.call for it in latest.values()}),
+        },
+    )
+    since = {tuple(done): time for *done, time in known.rows}
+    return [it for done, it in latest.items() if it.time > since.get(done, _NEVER)]
+
+
+def _about_state(row: Sequence[Any]) -> tuple[Any, ...]:
+    """What a row of `stage_states` is the state of: call, stage, input and generation."""
+    named = dict(zip(TABLES["stage_states"], row, strict=True))
+    return tuple(
+        named[column] for column in ("tenant_id", "call_id", "stage", "input_id", "generation")
+    )
 
 
 def _asked(made: Sequence[About]) -> dict[Call, int]:

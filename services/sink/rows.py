@@ -114,6 +114,11 @@ _Record = (
 )  # fmt: skip
 # What an operator's note on a dead letter says when nobody is to look at it again.
 DROPPED = "dropped"
+_OUTCOME_OF: Mapping[type, str] = {
+    e.CallRecorded: "ingest",
+    e.CallTranscribed: "transcribe",
+    e.CallEnriched: "enrich",
+}
 _RETRY_TOPICS = frozenset(tier.topic for tier in RETRY_TIERS)
 _EXPECTED = frozenset(
     (e.RecordingStatus.AVAILABLE, e.RecordingStatus.PENDING, e.RecordingStatus.UNKNOWN)
@@ -223,8 +228,11 @@ class About:
             self.revision, when, reason, detail, due,
         )  # fmt: skip
 
-    def done(self, stage: str) -> tuple[Any, ...]:
-        return self.state(stage, self.cause, "done")
+    @property
+    def done(self) -> tuple[Any, ...] | None:
+        """The row of `stage_states` that tells of the stage whose outcome the event is."""
+        stage = _OUTCOME_OF.get(type(self.envelope.event))
+        return self.state(stage, self.cause, "done") if stage else None
 
 
 def about(envelope: Envelope[Any]) -> About:
@@ -311,6 +319,8 @@ def _rows(about: About) -> Rows:
             rows = _erased(about, event)
         case _:
             rows = {}
+    if done := about.done:
+        rows["stage_states"] = done
     rows["events"] = _archived(about)
     return rows
 
@@ -429,7 +439,7 @@ def _recorded(about: About, event: e.CallRecorded) -> Rows:
         sum(recording.duration_ms for recording in stored),
         sum(recording.size_bytes for recording in stored),
     )
-    return {"calls_recorded": row, "stage_states": about.done("ingest")}
+    return {"calls_recorded": row}
 
 
 def _transcribed(about: About, event: e.CallTranscribed) -> Rows:
@@ -455,7 +465,6 @@ def _transcribed(about: About, event: e.CallTranscribed) -> Rows:
             [f"{item.kind}: {item.reason}" for item in event.degradations],
             event.cached,
         ),
-        "stage_states": about.done("transcribe"),
     }
 
 
@@ -485,7 +494,6 @@ def _enriched(about: About, event: e.CallEnriched) -> Rows:
             summary.version if summary else "",
             summary.degraded if summary else "",
         ),
-        "stage_states": about.done("enrich"),
     }
 
 

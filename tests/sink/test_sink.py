@@ -416,6 +416,38 @@ def test_a_redriven_letter_waits_and_a_dropped_one_stays_failed(
     assert one(warehouse, "SELECT state FROM calls") == "stored", "what came since counts"
 
 
+def test_an_event_that_is_made_anew_ends_what_failed_in_between(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    """Its id is the same, so that it is a repeat; that its stage is done is news."""
+    minutes = [NOON + timedelta(minutes=number) for number in range(5)]
+    life = life_of(topics, HAPPY)
+    transcribed, enriched = life[2], life[3].event
+    letter = topics.refuse(transcribed, "enrich", "no_rules", time=minutes[1])
+    waits = topics.wait(transcribed, "enrich", "redriven", time=minutes[2], attempt=0)
+
+    def anew(time: datetime) -> Envelope[Any]:
+        return topics.send(enriched, life[3].id, time=time, causation_id=transcribed.id)
+
+    first, second = anew(minutes[0]), anew(minutes[3])
+    orders = ([[first], [letter], [waits], [second]], [[first], [second], [letter, waits]],
+              [[first, letter, waits, second]])  # fmt: skip
+    for batches in orders:
+        empty(warehouse)
+        for batch in ([*life[:3]], *batches):
+            sink(warehouse, batch)
+        assert one(warehouse, "SELECT state FROM calls") == "enriched"
+        assert one(warehouse, "SELECT state, since FROM call_states WHERE stage = 'enrich'") == (
+            "done", minutes[3])  # fmt: skip
+        assert one(warehouse, "SELECT count() FROM calls_enriched") == 1
+        rows = physical(warehouse)
+        for time in (minutes[3], minutes[2]):
+            sink(warehouse, [anew(time)])
+        assert physical(warehouse) == rows
+    sink(warehouse, [topics.wait(transcribed, "enrich", "again", time=minutes[4], attempt=1)])
+    assert one(warehouse, "SELECT state FROM calls") == "waiting"
+
+
 def test_an_unexpected_failure_is_failed_not_refused(warehouse: Warehouse, topics: Topics) -> None:
     ended = topics.send(HAPPY, "ended")
     letter = topics.refuse(ended, "ingest", "unexpected", error="builtins.ZeroDivisionError")
