@@ -10,11 +10,10 @@ from schemas.events import CallErased
 from schemas.topics import TOPICS
 from services.runtime.errors import Failure, Invalid, Transient
 from services.runtime.stage import Envelope, Outcome, Stage
-from services.sink.rows import TABLES, About, Columns, about, columns_of, milliseconds
+from services.sink.rows import NAME, TABLES, About, Columns, abouts, columns_of, milliseconds
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Result
 
-NAME = "sink"
 _NEVER = -(1 << 62)
 
 Call = tuple[str, str]
@@ -67,7 +66,7 @@ def _outcomes(
     sound: list[tuple[int, Envelope[Any]]] = []
     for index, envelope in batch:
         try:
-            made.append(about(envelope))
+            made += abouts(envelope)
         except Invalid as problem:
             yield index, problem
             continue

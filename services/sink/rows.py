@@ -15,17 +15,20 @@ import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
 from typing import Any
 
 from schemas import events as e
-from schemas.topics import DEAD_LETTER, RETRY_TIERS
+from schemas.topics import BY_NAME, DEAD_LETTER, RETRY_TIERS
 from services.runtime import headers as h
 from services.runtime.errors import Invalid
 from services.runtime.log import Message
 from services.runtime.stage import Envelope
+
+NAME = "sink"
+"""The sink's own stage, as retries and dead letters name it."""
 
 Columns = Sequence[Sequence[Any]]
 """Rows of one table: a sequence per column, in the order of `TABLES`, all of one length."""
@@ -106,6 +109,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 EARLIEST_MS = -2_208_988_800_000
 LATEST_MS = 10_413_791_999_999
 
+_LARGEST_PARTITION = (1 << 31) - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _Record = (
@@ -254,6 +258,37 @@ def about(envelope: Envelope[Any]) -> About:
         milliseconds(envelope.time),
         envelope.causation_id or envelope.id,
         f"{message.partition}-{message.offset}" if isinstance(event, Message) else "",
+    )
+
+
+def abouts(envelope: Envelope[Any]) -> list[About]:
+    """What `envelope` holds, each with rows of its own: what waited for the sink itself holds two.
+
+    Such a message is a retry, archived like those of other stages, and the event that it was,
+    which the sink has not stored yet. Raises as `about` does.
+    """
+    message = envelope.message
+    original = _original(message)
+    if original is None:
+        return [about(envelope)]
+    event = original if isinstance(envelope.event, Message) else envelope.event
+    retry = replace(envelope, event=message, problem=None)
+    return [about(retry), about(replace(envelope, event=event, message=original))]
+
+
+def _original(message: Message) -> Message | None:
+    """What waited for the sink, where it first stood; None for any other message."""
+    if message.topic not in _RETRY_TOPICS or message.header(h.RETRY_STAGE) != NAME:
+        return None
+    topic = message.header(h.RETRY_TOPIC)
+    if topic not in BY_NAME:
+        return None
+    partition, offset = _number(message, h.RETRY_PARTITION), _number(message, h.RETRY_OFFSET)
+    return replace(
+        message,
+        topic=topic,
+        partition=message.partition if partition is None else min(partition, _LARGEST_PARTITION),
+        offset=message.offset if offset is None else offset,
     )
 
 
@@ -562,6 +597,10 @@ def _retry(about: About, message: Message) -> Rows:
     stage = message.header(h.RETRY_STAGE)
     if not stage:
         return {}
+    if _original(message) is not None:
+        # It is stored together with this row.
+        handled = about.state(NAME, about.id, "done", time=_held(message.timestamp_ms))
+        return {"stage_states": handled}
     due = _number(message, h.RETRY_DUE_MS)
     state = about.state(
         stage,

@@ -13,6 +13,7 @@ import pytest
 
 from schemas import events as e
 from schemas.examples import EXAMPLES
+from services.runtime import headers as h
 from services.runtime.errors import Invalid, Transient
 from services.runtime.stage import Envelope, Outcome
 from services.sink.handler import Tables, stage
@@ -446,6 +447,63 @@ def test_an_event_that_is_made_anew_ends_what_failed_in_between(
         assert physical(warehouse) == rows
     sink(warehouse, [topics.wait(transcribed, "enrich", "again", time=minutes[4], attempt=1)])
     assert one(warehouse, "SELECT state FROM calls") == "waiting"
+
+
+def test_what_waited_for_the_sink_is_archived_and_stored(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    life = life_of(topics, HAPPY)
+    enriched = life[3]
+    later = NOON + timedelta(minutes=2)
+    letter = topics.refuse(enriched, "sink", "unexpected", error="builtins.ValueError")
+    sink(warehouse, [*life[:3], letter])
+    assert one(warehouse, "SELECT state, reason FROM call_states WHERE stage = 'sink'") == (
+        "failed", "unexpected")  # fmt: skip
+    waited = topics.wait(letter, "sink", "redriven", time=later, attempt=0)
+    named = ((h.RETRY_PARTITION, b"0"), (h.RETRY_OFFSET, b"%d" % enriched.message.offset))
+    headers = tuple(
+        (name, b"calls.enriched" if name == h.RETRY_TOPIC else value)
+        for name, value in waited.message.headers
+    )
+    tier = replace(waited.message, headers=(*headers, *named))
+    handed = replace(enriched, message=tier)  # decoded as what it was, read from the tier
+    assert sink(warehouse, [handed]) == {0: ()}
+    assert one(warehouse, "SELECT state FROM calls") == "enriched"
+    assert one(warehouse, "SELECT count() FROM call_findings") == 2
+    assert one(warehouse, "SELECT state, since FROM call_states WHERE stage = 'sink'") == (
+        "done", later)  # fmt: skip
+    assert one(warehouse, "SELECT place FROM events WHERE topic = 'calls.retry.1m'") == "0-0"
+    assert one(
+        warehouse, "SELECT type, partition, offset FROM events WHERE topic = 'calls.enriched'"
+    ) == ("CallEnriched", 0, enriched.message.offset)
+    rows = physical(warehouse)
+    sink(warehouse, [handed])
+    sink(warehouse, [enriched])
+    assert physical(warehouse) == rows
+
+
+def test_that_the_sink_is_done_does_not_hide_a_stage_that_failed(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    ended = topics.send(HAPPY, "ended")
+    waited = topics.wait(ended, "sink", "redriven", time=NOON + timedelta(minutes=1))
+    sink(warehouse, [replace(ended, message=waited.message)])
+    sink(warehouse, [topics.refuse(ended, "ingest", "not_audio")])
+    assert one(warehouse, "SELECT state, state_reason FROM calls") == (
+        "failed", "ingest: not_audio")  # fmt: skip
+
+
+def test_bytes_that_waited_for_the_sink_are_archived_where_they_first_stood(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    added = ((h.RETRY_STAGE, b"sink"), (h.RETRY_TOPIC, b"calls.ended"),
+             (h.RETRY_PARTITION, b"3"), (h.RETRY_OFFSET, b"7"))  # fmt: skip
+    tier = topics.message("calls.retry.1m", b"acme/happy", b"no event", added)
+    problem = Invalid("not_framed", "no event")
+    sink(warehouse, [topics.codec.undecodable(tier, problem)])
+    found = warehouse.query("SELECT topic, place, problem_reason FROM events ORDER BY topic").rows
+    assert [tuple(row) for row in found] == [
+        ("calls.ended", "3-7", "not_framed"), ("calls.retry.1m", "0-0", "")]  # fmt: skip
 
 
 def test_an_unexpected_failure_is_failed_not_refused(warehouse: Warehouse, topics: Topics) -> None:
