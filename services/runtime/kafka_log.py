@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from confluent_kafka import (
@@ -32,9 +33,9 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.topics import BY_NAME
+from schemas.topics import BY_NAME, DEAD_LETTER, RETRY_TIERS
 from services.runtime.errors import Transient
-from services.runtime.log import Lost, Message, Record, TopicPartition
+from services.runtime.log import Lost, Message, Record, TooLarge, TopicPartition
 
 T = TypeVar("T")
 
@@ -71,6 +72,10 @@ _SLICE_S = 0.25
 _SCAN_BATCH = 1_000
 _FAR_MESSAGES = 100
 _FAR_BYTES = 4_000_000
+# What waits or is refused carries its whole value and more headers than it came with: these topics
+# take more than brokers allow by default (1,048,588 bytes), and so does the client (1,000,000).
+_ROOMY = frozenset({DEAD_LETTER, *(tier.topic for tier in RETRY_TIERS)})
+_LARGEST_RECORD_BYTES = 2 * 1_048_576
 
 
 class KafkaSettings(BaseModel):
@@ -130,7 +135,6 @@ class KafkaLog:
         self._ahead: dict[TopicPartition, deque[Message]] = {}
         self._trouble: KafkaError | None = None
         self._producer: Producer | None = None
-        self._failed: KafkaError | None = None
         self._topics: set[str] = set()
         self._closed = False
         self._consumer: Consumer | None = None
@@ -283,7 +287,6 @@ class KafkaLog:
             producer = self._ready_producer(deadline)
             asked = False
             try:
-                self._failed = None
                 producer.begin_transaction()
                 self._produce(producer, records, deadline)
                 if offsets:
@@ -295,12 +298,20 @@ class KafkaLog:
                 raise
 
     def _produce(self, producer: Producer, records: Sequence[Record], deadline: float) -> None:
+        # Of this commit only: reports of one that was given up may come during the next.
+        failed: list[tuple[KafkaError, Record]] = []
+
+        def on_delivery(record: Record, error: KafkaError | None, message: KafkaMessage) -> None:
+            if error is not None:
+                failed.append((error, record))
+
         for record in records:
             while True:
                 try:
                     producer.produce(
                         record.topic, record.value, record.key,
-                        headers=list(record.headers), timestamp=record.timestamp_ms or 0,
+                        on_delivery=partial(on_delivery, record), headers=list(record.headers),
+                        timestamp=record.timestamp_ms or 0,
                     )  # fmt: skip
                 except BufferError:
                     producer.poll(0.1)
@@ -309,17 +320,20 @@ class KafkaLog:
                     continue
                 except KafkaException as failure:
                     if failure.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                        size = len(record.value or b"") + len(record.key or b"")
-                        raise ValueError(
-                            f"a record of {size} bytes for {record.topic} is larger than "
-                            "message.max.bytes; carry its body in the object store"
-                        ) from failure
+                        raise _too_large(record, "message.max.bytes of the client") from failure
                     raise
                 break
         if producer.flush(max(0.0, deadline - time.monotonic())):
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        if self._failed is not None:
-            raise KafkaException(self._failed)
+        # What is too large is so in a batch, and others fail with it: the largest is at fault.
+        large = [
+            record for error, record in failed if error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+        ]
+        if large:
+            largest = max(large, key=lambda record: len(record.value or b""))
+            raise _too_large(largest, "max.message.bytes of the topic")
+        if failed:
+            raise KafkaException(failed[0][0])
 
     def _send_offsets(
         self, producer: Producer, offsets: Mapping[TopicPartition, int], deadline: float
@@ -361,6 +375,10 @@ class KafkaLog:
             # Never asked to commit, so it will be aborted: by the next producer of this id, or by
             # the broker when its time is over.
             self._producer = None
+        if error is None or error.code() not in _BETWEEN_GENERATIONS | _EXPELLED:
+            # A client whose records failed may purge those of its next transaction too; a new one
+            # begins anew, whatever state this one is in.
+            self._producer = None
         if error is not None and error.code() in _EXPELLED:
             self._drop(list(self._leases))
             raise Lost(offsets.keys()) from failure
@@ -379,17 +397,13 @@ class KafkaLog:
                     "transactional.id": self._id,
                     "transaction.timeout.ms": _ms(self._settings.transaction_timeout_s),
                     "delivery.report.only.error": True,
-                    "on_delivery": self._on_delivery,
+                    "message.max.bytes": _LARGEST_RECORD_BYTES,
                     "error_cb": self._on_error,
                 }
             )
             _persist(producer.init_transactions, deadline)
             self._producer = producer
         return self._producer
-
-    def _on_delivery(self, error: KafkaError | None, message: KafkaMessage) -> None:
-        if error is not None:
-            self._failed = error
 
     def _require(self, topics: Collection[str]) -> None:
         if self._topics.issuperset(topics):
@@ -623,7 +637,17 @@ def _kept(name: str) -> dict[str, str]:
         return {}
     if topic.cleanup == "compact":
         return {"cleanup.policy": "compact"}
-    return {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms)}
+    room = {"max.message.bytes": str(_LARGEST_RECORD_BYTES)} if name in _ROOMY else {}
+    return {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms), **room}
+
+
+def _too_large(record: Record, limit: str) -> TooLarge:
+    size = len(record.value or b"") + len(record.key or b"")
+    return TooLarge(
+        record,
+        f"a record of {size} bytes for {record.topic}, without its headers, is beyond {limit}; "
+        "raise it, or carry the body in the object store",
+    )
 
 
 def _is_far(ahead: Collection[Message]) -> bool:

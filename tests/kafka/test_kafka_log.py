@@ -22,10 +22,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from schemas.topics import DEAD_LETTER, ERASED
+from schemas.topics import DEAD_LETTER, ERASED, RETRY_TIERS
 from services.runtime.errors import Transient
 from services.runtime.kafka_log import KafkaLog, KafkaSettings, KafkaView, _generation
-from services.runtime.log import Lost, Message, Record, TopicPartition
+from services.runtime.log import Lost, Message, Record, TooLarge, TopicPartition
 from tests.kafka.broker import Broker, BrokerError
 from tests.kafka.fixtures import absent
 
@@ -112,12 +112,15 @@ def copy(log: KafkaLog, target: str, limit: int = 100) -> None:
     """One turn of a loop that copies, with what the loop does when told to wait or of a loss."""
     try:
         got = log.messages(limit, 0.1)
+        deadline, last = time.monotonic() + _PATIENCE_S, Transient("none", "no failure yet")
         while got:
+            assert time.monotonic() < deadline, f"no commit succeeded: {last}"
             try:
                 log.commit(copies(got, target), after(got))
             except Lost as lost:
                 got = [m for m in got if m.source not in lost.sources]
-            except Transient:
+            except Transient as failure:
+                last = failure
                 with suppress(Transient):
                     assert log.messages(0, 0.1) == []
                 got = [m for m in got if m.lease == log.lease(m.source)]
@@ -184,16 +187,37 @@ def _first(topic: str) -> TopicPartition:
     return TopicPartition(topic, 0)
 
 
-def test_a_record_that_is_too_large_takes_its_commit_with_it(broker: Broker) -> None:
+@pytest.mark.parametrize(
+    ("size", "limit"), [(3_000_000, "of the client"), (1_500_000, "of the topic")]
+)
+def test_a_record_that_is_too_large_takes_its_commit_with_it(
+    broker: Broker, size: int, limit: str
+) -> None:
     settings = settings_for(broker)
     group, source, target = topics(settings, 1)
+    large = Record(target, b"k", random.Random(1).randbytes(size))
     with closing(KafkaLog(settings, group, [source])) as log:
         got = take(log, 1)
-        with pytest.raises(ValueError, match=f"2000001 bytes for {target} .* object store"):
-            log.commit([*copies(got, target), Record(target, b"k", b"x" * 2_000_000)], after(got))
+        with pytest.raises(TooLarge, match=f"{size + 1} bytes for {target}.*{limit}") as refused:
+            log.commit([*copies(got, target), large], after(got))
+        assert refused.value.record is large
         assert KafkaView(settings).committed(group) == {}
         log.commit([Record(target, b"k", b"next")], after(got))
     until(lambda: written(settings, target) == Counter([b"next"]))
+
+
+@pytest.mark.parametrize("topic", [DEAD_LETTER, *(tier.topic for tier in RETRY_TIERS)])
+def test_what_the_broker_takes_by_default_can_wait_and_be_refused(
+    broker: Broker, topic: str
+) -> None:
+    settings = settings_for(broker)
+    KafkaView(settings).create({topic: 1})
+    (end,) = KafkaView(settings).ends(topic).values()
+    value = random.Random(2).randbytes(1_048_000)
+    record = Record(topic, b"k", value, (("why", b"x" * 64_000),))
+    with closing(KafkaLog(settings)) as log:
+        log.commit([record], {})
+    until(lambda: [m.value for m in KafkaView(settings).scan(topic, {0: end[1]})] == [value])
 
 
 def test_brokers_that_do_not_answer_are_waited_for() -> None:
@@ -219,6 +243,7 @@ def test_topics_are_kept_as_the_catalogue_says(broker: Broker) -> None:
     answers = admin.describe_configs(resources)
     dead, erased = (answers[resource].result(30) for resource in resources)
     assert dead["cleanup.policy"].value == "delete"
+    assert dead["max.message.bytes"].value == str(2 * 1_048_576)
     assert dead["retention.ms"].value == str(90 * 24 * 3_600_000)
     assert erased["cleanup.policy"].value == "compact"
 
