@@ -480,6 +480,11 @@ class SqliteView:
                     yield _message(source, row, 0)
                 at = int(str(rows[-1][0])) + 1
 
+    def forget(self, group: str) -> None:
+        """Let `group` begin anew at the first message kept; it must have no members."""
+        with self._db.transaction() as tx:
+            tx.execute("DELETE FROM offsets WHERE group_name = ?", (group,))
+
     def expire(self, now_ms: int, topics: Sequence[Topic] = TOPICS) -> int:
         """Delete what the catalogue keeps no longer, and compact; how many messages went."""
         gone = 0
