@@ -88,7 +88,11 @@ class Parts:
         return SqliteLog(self.settings.log_file, group, topics)
 
     def log_of(self, stage: Stage) -> Log:
-        return self.log(f"callstream.{stage.name}", topics_of(stage))
+        return self.log(self.group(stage.name), topics_of(stage))
+
+    def group(self, stage: str) -> str:
+        """The consumer group of a stage."""
+        return f"callstream.{stage}"
 
     def stage(self, name: str) -> Stage:
         """The stage of that name over these parts; may take long where it loads a model."""
@@ -106,7 +110,7 @@ class Parts:
         ends = {name: self.view.ends(name) for name in self.view.partitions()}
         lags = {}
         for name in STAGES:
-            read = self.view.committed(f"callstream.{name}")
+            read = self.view.committed(self.group(name))
             for topic in SOURCES[name]:
                 lags[name, topic] = sum(
                     end - read.get(TopicPartition(topic, part), first)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hmac
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,7 @@ class Here:
         self._warehouse = warehouse
 
     def ask(self, sql: str, format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
+        _check_question(sql)
         try:
             return self._warehouse.query_to(sql, format, parameters)
         except Transient:
@@ -76,6 +78,25 @@ class There:
         if answer.status_code != 200:
             raise Transient("loopback_down", f"{self._url} answered {answer.status_code}")
         return answer.content
+
+
+# What asks and changes nothing.
+_ASKING = ("SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS")
+_NOT_CODE = re.compile(
+    r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\"|`(?:[^`\\]|\\.)*`|--[^\n]*|/\*.*?\*/", re.DOTALL
+)
+
+
+def _check_question(sql: str) -> None:
+    """Raises Question for what is no single question: tables are changed by the sink alone."""
+    code = _NOT_CODE.sub(" ", sql).strip()
+    if ";" in code:
+        raise Question("one question at a time, without ';'")
+    word = re.match(r"[(\s]*(\w*)", code)
+    if word is None or word[1].upper() not in _ASKING:
+        raise Question(f"a question begins with {', '.join(_ASKING)}; nothing else is run")
+    if re.search(r"\bINTO\s+OUTFILE\b", code, re.IGNORECASE):
+        raise Question("INTO OUTFILE is not run; redirect the output instead")
 
 
 def _readable(error: Exception) -> str:

@@ -21,6 +21,7 @@ from services.runtime.errors import Transient
 from services.runtime.loop import run
 from services.runtime.observe import HealthServer, configure_logs, logger
 from services.runtime.sqlite_log import SqliteView
+from services.runtime.stage import Stage
 from services.settings import PREFIX, Settings, WrongSetting, load
 
 
@@ -35,9 +36,11 @@ class Running:
         self.parts = parts
         self.stop = threading.Event()
         self.failed: dict[str, BaseException] = {}
+        # Made here, so that a wrong setting or a missing model stops the start.
+        stages = [parts.stage(name) for name in names]
         self._threads = [
-            threading.Thread(target=self._run, args=(name,), name=name, daemon=True)
-            for name in names
+            threading.Thread(target=self._run, args=(stage,), name=stage.name, daemon=True)
+            for stage in stages
         ]
         if isinstance(parts.view, SqliteView):
             self._threads.append(
@@ -55,9 +58,8 @@ class Running:
         for thread in self._threads:
             thread.start()
 
-    def _run(self, name: str) -> None:
+    def _run(self, stage: Stage) -> None:
         try:
-            stage = self.parts.stage(name)
             run(
                 stage,
                 self.parts.log_of(stage),
@@ -67,7 +69,7 @@ class Running:
                 self.parts.settings.loop,
             )
         except BaseException as error:
-            self._end(name, error)
+            self._end(stage.name, error)
 
     def _expire(self, view: SqliteView) -> None:
         """Let go of what the catalogue keeps no longer, now and every hour."""
@@ -133,6 +135,7 @@ def embedded(settings: Settings) -> Iterator[Running]:
         parts = Parts(settings)
         stack.callback(parts.close)
         _ = parts.view, parts.objects, parts.codec, parts.observer, parts.warehouse
+        _rebuild(parts)
         loopback = Loopback(parts.warehouse, secrets.token_urlsafe(24))
         stack.callback(loopback.close)
         _write_private(where, {"port": loopback.port, "token": loopback.token, "pid": os.getpid()})
@@ -144,6 +147,16 @@ def embedded(settings: Settings) -> Iterator[Running]:
         finally:
             running.stop.set()
             running.join(settings.loop.grace_s + 5)
+
+
+def _rebuild(parts: Parts) -> None:
+    """Let the sink begin anew where the warehouse is empty and the log is not: it was lost."""
+    group = parts.group("sink")
+    if not isinstance(parts.view, SqliteView) or not any(parts.view.committed(group).values()):
+        return
+    if parts.warehouse.query("SELECT count() FROM events").rows[0][0] == 0:
+        logger("serve").warning("the warehouse is empty: it is made again from the log")
+        parts.view.forget(group)
 
 
 def _take(lock: int, data: Path, patience_s: float = 1.0) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.enrich.settings import EnrichSettings
 from services.ingest.settings import IngestSettings
@@ -105,11 +106,16 @@ def load(**overrides: Any) -> Settings:
 
     What the embedded parts keep lies under `data_dir` unless its own key says otherwise.
     """
-    _refuse_unknown(os.environ)
+    _refuse_unknown({**dotenv_values(".env"), **os.environ})
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
         raise WrongSetting("\n".join(_told(error))) from error
+    except SettingsError as error:
+        raise WrongSetting(
+            f"{error}: {error.__cause__}; lists and mappings are written as JSON, such as "
+            f"{PREFIX}INGEST__ALLOWED_ROOTS='[\"/calls\"]'"
+        ) from error
     data = settings.data_dir.absolute()
     updates: dict[str, Any] = {"data_dir": data}
     if "scratch" not in settings.ingest.model_fields_set:
@@ -125,7 +131,7 @@ def _told(error: ValidationError) -> Iterator[str]:
         yield f"{key}={item['input']!r}: {item['msg']}"
 
 
-def _refuse_unknown(environ: Mapping[str, str]) -> None:
+def _refuse_unknown(environ: Mapping[str, str | None]) -> None:
     """A misspelt variable would be silently without effect.
 
     A variable that resembles no setting is left alone: Kubernetes makes CALLSTREAM_PORT and its
@@ -134,6 +140,7 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
     defaults = described(Settings.model_construct())
     known = {PREFIX + key.upper().replace(".", "__") for key, _, _ in defaults}
     groups = {key.rpartition("__")[0] + "__" for key in known if "__" in key}
+    tails = {key.rpartition("__")[2]: key for key in sorted(known) if "__" in key}
     for name in environ:
         upper = name.upper()
         if not upper.startswith(PREFIX) or upper in known:
@@ -141,6 +148,8 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
         if any(upper.startswith(f"{key}__") or key.startswith(f"{upper}__") for key in known):
             continue  # a key inside a mapping, or a whole group as JSON
         near = difflib.get_close_matches(upper, sorted(known), 1, cutoff=0.85)
+        if not near and (key := tails.get(upper.rpartition("__")[2].removeprefix(PREFIX))):
+            near = [key]
         if near or upper.startswith(tuple(groups)):
             hint = f"did you mean {near[0]}?" if near else "`callstream config` lists them"
             raise WrongSetting(f"{name} is no setting; {hint}")

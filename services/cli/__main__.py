@@ -31,7 +31,7 @@ from services.enrich.rules import load_tenant_rules
 from services.enrich.transcript_file import findings_json, parse_transcript
 from services.ingest.entrances import call_ended_for
 from services.ingest.handler import upload
-from services.loopback import Question, asking
+from services.loopback import Question, asking, running
 from services.runtime.errors import Failure, Transient
 from services.runtime.observe import HealthServer, configure_logs
 from services.runtime.stage import utc_now
@@ -102,18 +102,18 @@ def up() -> None:
     """Run every stage in this process, on embedded parts, until Ctrl-C."""
     settings = load()
     configure_logs(settings.log_level)
-    with embedded(settings) as running:
-        until_told(running.stop)
-        health = HealthServer(running.parts.observer, settings.http.host, settings.http.port)
+    with embedded(settings) as suite:
+        until_told(suite.stop)
+        health = HealthServer(suite.parts.observer, settings.http.host, settings.http.port)
         err.print(f"callstream is up; data in {settings.data_dir}")
         err.print(f"  health and metrics   http://{settings.http.host}:{health.port}")
         if settings.ingest.drop_folder is not None:
             err.print(f"  drop recordings into {settings.ingest.drop_folder}")
         err.print("  hand in a recording  callstream submit FILE")
-        running.stop.wait()
+        suite.stop.wait()
         health.close()
-    if running.failed:
-        raise Stop("; ".join(f"{name}: {error}" for name, error in running.failed.items()))
+    if suite.failed:
+        raise Stop("; ".join(f"{name}: {error}" for name, error in suite.failed.items()))
 
 
 @app.command()
@@ -162,6 +162,8 @@ def submit(
         out.print(f"{owner}/{call.call_id}  {path}", soft_wrap=True)
     log.close()
     parts.close()
+    if not wait and settings.log.kind == "sqlite" and running(settings.data_dir) is None:
+        err.print("they wait: no `callstream up` runs on this data folder")
     if wait and not _followed(settings, owner, ids):
         raise typer.Exit(1)
 
@@ -171,11 +173,11 @@ def _followed(settings: Settings, tenant: str, ids: Sequence[str]) -> bool:
     try:
         if settings.log.kind != "sqlite":
             raise AlreadyRunning("the stages run elsewhere")
-        with embedded(settings) as running, asking(settings) as asks:
+        with embedded(settings) as suite, asking(settings) as asks:
             err.print("no `callstream up` runs on this data folder: the stages run here meanwhile")
-            known = follow(asks, tenant, ids, err, running.trouble)
-            if running.failed:
-                raise Stop("; ".join(f"{n}: {e}" for n, e in running.failed.items()))
+            known = follow(asks, tenant, ids, err, suite.trouble)
+            if suite.failed:
+                raise Stop("; ".join(f"{n}: {e}" for n, e in suite.failed.items()))
     except AlreadyRunning:
         with asking(settings) as asks:
             known = follow(asks, tenant, ids, err)
@@ -184,7 +186,7 @@ def _followed(settings: Settings, tenant: str, ids: Sequence[str]) -> bool:
         at = known.get(call)
         state = at.state if at else "not seen"
         good &= state in THROUGH and state != "failed"
-        reason = f"  {at.reason}" if at and at.reason else ""
+        reason = "".join(f"  {why}" for why in (at.reason, *at.degradations) if why) if at else ""
         out.print(f"{tenant}/{call}  {state}{reason}", soft_wrap=True)
     return good
 
@@ -225,7 +227,10 @@ def calls(
         f" topics, alerts FROM calls {where} ORDER BY started_at DESC, call_id LIMIT {limit}"
     )
     with asking(settings) as asks:
-        _write(asks.ask(sql, _ENGINE_FORMAT[format], {"state": state} if state else None))
+        answer = asks.ask(sql, _ENGINE_FORMAT[format], {"state": state} if state else None)
+    _write(answer)
+    if not answer:
+        err.print(f"no calls {f'in state {state} ' if state else ''}in {settings.data_dir}")
 
 
 @app.command()
@@ -472,13 +477,22 @@ def _told() -> Iterator[None]:
     """Errors that a user can mend, without a traceback."""
     try:
         yield
-    except (Stop, WrongSetting, AlreadyRunning, Question, NoSuchCall, Failure, ValueError) as error:
-        err.print(Text("error ", style="red"), end="")
-        err.print(str(error) or type(error).__name__, soft_wrap=True)
-        raise SystemExit(1 if not isinstance(error, Transient) else 3) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except (
+        Stop,
+        WrongSetting,
+        AlreadyRunning,
+        Question,
+        NoSuchCall,
+        Failure,
+        ValueError,
+        OSError,
+    ) as error:
+        err.print(Text("error ", style="red"), end="")
+        err.print(str(error) or type(error).__name__, soft_wrap=True)
+        raise SystemExit(1 if not isinstance(error, Transient) else 3) from None
 
 
 def main() -> None:

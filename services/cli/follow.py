@@ -33,18 +33,23 @@ class State:
 
     state: str
     reason: str
+    degradations: tuple[str, ...] = ()
+    """What could not be done, where the call is through all the same."""
 
 
 def states(asks: Asks, tenant: str, call_ids: Collection[str]) -> dict[str, State]:
     """call_id -> state, of the calls that the warehouse knows."""
     answer = asks.ask(
-        "SELECT call_id, state, state_reason FROM calls"
+        "SELECT call_id, state, state_reason, degradations FROM calls"
         " WHERE tenant_id = {tenant:String} AND call_id IN {ids:Array(String)}",
         "JSONEachRow",
         {"tenant": tenant, "ids": sorted(call_ids)},
     )
     rows = [json.loads(line) for line in answer.decode().splitlines() if line]
-    return {row["call_id"]: State(row["state"], row["state_reason"]) for row in rows}
+    return {
+        row["call_id"]: State(row["state"], row["state_reason"], tuple(row["degradations"]))
+        for row in rows
+    }
 
 
 def follow(

@@ -90,6 +90,7 @@ def stage(
         name="enrich",
         sources=(TRANSCRIBED,),
         targets=(ENRICHED, ALERTS),
-        handle=each(handle, settings.workers),
+        handle=each(handle),
         batch=16,
+        workers=settings.workers,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -90,8 +89,8 @@ class Stage:
     """Whether `handle` also gets what cannot be decoded, with `problem` set."""
 
 
-def each(handle_one: Callable[[Envelope[Any]], Sequence[Output]], workers: int = 1) -> Handle:
-    """Lift a handler of one event to a batch; with `workers` > 1, over a pool of threads."""
+def each(handle_one: Callable[[Envelope[Any]], Sequence[Output]]) -> Handle:
+    """Lift a handler of one event to a batch; each is answered before the next is handled."""
 
     def outcome(envelope: Envelope[Any]) -> Outcome:
         try:
@@ -100,13 +99,7 @@ def each(handle_one: Callable[[Envelope[Any]], Sequence[Output]], workers: int =
             return failure
 
     def handle(envelopes: Sequence[Envelope[Any]]) -> Iterator[tuple[int, Outcome]]:
-        if workers == 1 or len(envelopes) == 1:
-            for index, envelope in enumerate(envelopes):
-                yield index, outcome(envelope)
-            return
-        with ThreadPoolExecutor(min(workers, len(envelopes))) as pool:
-            pending = {pool.submit(outcome, each_): i for i, each_ in enumerate(envelopes)}
-            for future in as_completed(pending):
-                yield pending[future], future.result()
+        for index, envelope in enumerate(envelopes):
+            yield index, outcome(envelope)
 
     return handle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,38 @@ def test_a_question_that_is_wrong_is_answered_in_one_line(through: Command) -> N
     assert "nothing" in told
     assert "Traceback" not in told
     assert "Stack trace" not in told
+
+
+@pytest.mark.clickhouse
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TABLE calls",
+        "SELECT 1; DROP TABLE calls",
+        "SELECT ';' -- '\n; TRUNCATE TABLE segments",
+        "ALTER TABLE segments DELETE WHERE 1",
+        "SELECT * FROM calls INTO OUTFILE 'x'",
+        "",
+    ],
+)
+def test_a_question_changes_nothing(through: Command, statement: str) -> None:
+    before = through("sql", "SELECT count() FROM calls")
+    assert "error" in through("sql", statement, status=1)
+    assert through("sql", "SELECT count() FROM calls WHERE 'a;b' != 'it''s;'") == before
+
+
+@pytest.mark.clickhouse
+def test_a_lost_warehouse_is_made_again_from_the_log(through: Command) -> None:
+    before = through("calls", "--format", "csv")
+    shutil.rmtree(through.data / "warehouse")
+    process = through.start("up")
+    try:
+        deadline = time.monotonic() + 60
+        while through("calls", "--format", "csv") != before:
+            assert time.monotonic() < deadline, "the calls have not come back"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
 
 
 @pytest.mark.clickhouse
@@ -203,6 +236,8 @@ def test_settings_are_shown_with_secrets_masked(command: Command) -> None:
         ("CALLSTREAM_INGEST__MAX_BYTES", "-1", "CALLSTREAM_INGEST__MAX_BYTES='-1'"),
         ("CALLSTREAM_INGEST__MAX_BITES", "1", "did you mean CALLSTREAM_INGEST__MAX_BYTES"),
         ("CALLSTREAM_TRANSCRIBE__ENGINE", "hal", "'faster-whisper'"),
+        ("CALLSTREAM_DROP_FOLDER", "/tmp/x", "did you mean CALLSTREAM_INGEST__DROP_FOLDER"),
+        ("CALLSTREAM_INGEST__ALLOWED_ROOTS", "/tmp", "written as JSON"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(
@@ -210,6 +245,16 @@ def test_a_wrong_setting_is_named_with_its_value(
 ) -> None:
     command.environment[name] = value
     assert told in command("config", status=1)
+
+
+@pytest.mark.parametrize("words", [("calls",), ("topics",), ("up",), ("doctor",)])
+def test_a_data_folder_that_cannot_be_is_told_in_a_line(
+    command: Command, words: tuple[str, ...]
+) -> None:
+    command.environment["CALLSTREAM_DATA_DIR"] = "/dev/null/x"
+    told = command(*words, status=1)
+    assert "Not a directory" in told
+    assert "Traceback" not in told
 
 
 def test_variables_that_resemble_no_setting_are_left_alone(command: Command) -> None:
