@@ -134,7 +134,8 @@ def embedded(settings: Settings) -> Iterator[Running]:
         where.unlink(missing_ok=True)  # of one that was killed
         parts = Parts(settings)
         stack.callback(parts.close)
-        _ = parts.view, parts.objects, parts.codec, parts.observer, parts.warehouse
+        _ = parts.view, parts.objects, parts.codec, parts.observer
+        _open_warehouse(parts)
         _rebuild(parts)
         loopback = Loopback(parts.warehouse, secrets.token_urlsafe(24))
         stack.callback(loopback.close)
@@ -147,6 +148,19 @@ def embedded(settings: Settings) -> Iterator[Running]:
         finally:
             running.stop.set()
             running.join(settings.loop.grace_s + 5)
+
+
+def _open_warehouse(parts: Parts, patience_s: float = 15.0) -> None:
+    """Open the warehouse; a command that asks it just now is waited for."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            _ = parts.warehouse
+            return
+        except Transient as failure:
+            if failure.reason != "warehouse_locked" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _rebuild(parts: Parts) -> None:

@@ -305,7 +305,7 @@ class SqliteLog:
     # Writing
 
     def commit(self, records: Sequence[Record], offsets: Mapping[TopicPartition, int]) -> None:
-        now_ms = round(time.time() * 1000)
+        now_ms = int(time.time() * 1000)
         with self._db.transaction() as tx:
             lost = {source for source in offsets if not self._owns(tx, source)}
             if lost:

@@ -75,6 +75,9 @@ def test_submitted_calls_are_shown_in_every_format(through: Command) -> None:
     assert states[good][0] == "enriched"
     assert states[bad] == ("failed", "ingest: not_audio")
     assert "engine stub" in through("show", good)
+    measured = through("sql", f"SELECT duration_ms FROM calls WHERE call_id = '{good}'",
+                       "--format", "json")  # fmt: skip
+    assert json.loads(measured)["duration_ms"] == 38_180
     assert json.loads(through("show", good, "--format", "json"))["transcript"]["call_id"] == good
     for format, start in (("srt", "1\n00:00:"), ("vtt", "WEBVTT"), ("tsv", "start\tend"),
                           ("rttm", "SPEAKER ")):  # fmt: skip

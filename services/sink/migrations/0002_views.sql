@@ -112,7 +112,10 @@ SELECT
     e.call_id AS call_id,
     e.started_at AS started_at,
     e.ended_at AS ended_at,
-    e.duration_ms AS duration_ms,
+    -- A file that is handed in says nothing of when its call began.
+    multiIf(
+        e.duration_ms > 0, e.duration_ms, t.duration_ms > 0, t.duration_ms, r.audio_ms
+    ) AS duration_ms,
     e.talk_ms AS talk_ms,
     e.queue_ms AS queue_ms,
     e.hold_ms AS hold_ms,
