@@ -24,6 +24,7 @@ from schemas.events import (
     StoredRecording,
 )
 from schemas.topics import ENDED, RECORDED
+from services.ingest.entrances import sha256_of
 from services.ingest.fetch import Fetch, Fetched, redacted
 from services.ingest.settings import IngestSettings
 from services.runtime.audio import AudioInfo, AudioLimits, probe
@@ -48,8 +49,7 @@ def upload(objects: Objects, tenant_id: str, path: Path) -> str:
 
     Ingest still checks it: an upload says nothing about what the file is.
     """
-    with path.open("rb") as file:
-        key = audio_key(tenant_id, hashlib.file_digest(file, "sha256").hexdigest())
+    key = audio_key(tenant_id, sha256_of(path))
     if not objects.exists(key):
         objects.put_file(key, path)
     return UPLOADED + key
@@ -65,8 +65,7 @@ def _uploaded(objects: Objects, call: CallEnded, recording: Recording, path: Pat
         objects.get_file(key, path)
     except MissingObject:
         raise NotYet("not_uploaded", f"{key} is not in the object store yet") from None
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     for name, told in (("its key", sha256), ("the platform", recording.sha256)):
         if told and told != found:
             raise Invalid("checksum_mismatch", f"{key} has sha256 {found}, {name} says {told}")
