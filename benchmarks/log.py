@@ -18,7 +18,7 @@ from pathlib import Path
 from services.runtime.kafka_log import KafkaLog, KafkaSettings, KafkaView
 from services.runtime.log import Log, LogView, Record
 from services.runtime.sqlite_log import SqliteLog, SqliteView
-from tests.kafka.broker import Broker
+from stack.broker import Broker
 
 VALUE_BYTES = 1_000
 PARTITIONS = 4

@@ -102,6 +102,12 @@ def test_the_runtime_imports_no_service() -> None:
                 assert allowed or not below(name, {"services"}), f"{name_of(path)}: {name}"
 
 
+def test_the_product_knows_nothing_of_the_tools_around_it() -> None:
+    for path in SOURCES:
+        for name in imports(path):
+            assert not below(name, {"stack", "tests", "benchmarks"}), f"{name_of(path)}: {name}"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_knows_the_runtime_and_no_other_stage(stage: str) -> None:
     """Its `__main__` may also start it, which takes the assembly."""

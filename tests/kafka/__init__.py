@@ -1,1 +1,1 @@
-"""A real one-node Kafka for the tests: see :mod:`tests.kafka.broker`."""
+"""The log on a real Kafka broker: see :mod:`stack.broker`."""

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.kafka.broker import Broker, BrokerError
+from stack.broker import Broker, BrokerError
 
 __all__ = ["absent", "broker"]
 

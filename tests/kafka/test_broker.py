@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from tests.kafka.broker import Broker, BrokerError
+from stack.broker import Broker, BrokerError
 from tests.kafka.fixtures import absent
 
 pytestmark = pytest.mark.kafka
@@ -141,7 +141,7 @@ def test_dies_with_its_process(broker: Broker, tmp_path: Path) -> None:
     # The fixture is asked for only so that absence was dealt with and the jars are there.
     program = (
         "import time\n"
-        "from tests.kafka.broker import Broker\n"
+        "from stack.broker import Broker\n"
         "broker = Broker()\n"
         "broker.start()\n"
         "print(broker.pid, flush=True)\n"

@@ -26,7 +26,7 @@ from schemas.topics import DEAD_LETTER, ERASED, RETRY_TIERS
 from services.runtime.errors import Transient
 from services.runtime.kafka_log import KafkaLog, KafkaSettings, KafkaView, _generation
 from services.runtime.log import Lost, Message, Record, TooLarge, TopicPartition
-from tests.kafka.broker import Broker, BrokerError
+from stack.broker import Broker, BrokerError
 from tests.kafka.fixtures import absent
 
 pytestmark = pytest.mark.kafka

@@ -65,7 +65,7 @@ def kafka_version() -> str:
 def cache_root() -> Path:
     """Return the folder that holds the ``kafka-<version>`` folders; it need not exist yet."""
     named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).resolve() if named else POM.parents[2] / ".cache"
+    return Path(named).resolve() if named else POM.parents[1] / ".cache"
 
 
 def ensure_jars() -> Path:

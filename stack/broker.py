@@ -3,9 +3,9 @@
     with Broker() as broker:
         producer = Producer({"bootstrap.servers": broker.bootstrap})
 
-By hand: ``python -m tests.kafka.broker`` starts one, prints its address, waits for Ctrl-C.
+By hand: ``python -m stack.broker`` starts one, prints its address, waits for Ctrl-C.
 
-Needs Java 17 or newer, and Maven the first time (see `tests.kafka.jars`).
+Needs Java 17 or newer, and Maven the first time (see `stack.jars`).
 
 How the broker dies with its process:
 
@@ -43,7 +43,7 @@ from typing import IO
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from tests.kafka.jars import BrokerError, ensure_jars, tied
+from stack.jars import BrokerError, ensure_jars, tied
 
 __all__ = ["Broker", "BrokerError"]
 
