@@ -16,11 +16,20 @@ EARLIEST_YEAR, LATEST_YEAR = 1980, 2200
 STAGES = ("ingest", "transcribe", "enrich", "sink")
 
 
+def subject_of(event: Any) -> str:
+    """What `event` is about: key of its record, and `ce_subject`."""
+    about = event.generation if isinstance(event, e.GenerationDecided) else event.call_id
+    return f"{event.tenant_id}/{about}"
+
+
 def problem_with(event: Any) -> str | None:
     """What is wrong with `event`, naming field and value; None when it is sound."""
-    for field in ("tenant_id", "call_id"):
-        if problem := _problem_with_id(field, getattr(event, field)):
-            return problem
+    if problem := _problem_with_id("tenant_id", event.tenant_id):
+        return problem
+    if isinstance(event, e.GenerationDecided):
+        return _time("decided_at", event.decided_at) or _generation(event.generation)
+    if problem := _problem_with_id("call_id", event.call_id):
+        return problem
     match event:
         case e.CallEnded():
             return _call_ended(event)
@@ -42,10 +51,20 @@ def problem_with(event: Any) -> str | None:
 def _replay_requested(event: e.ReplayRequested) -> str | None:
     if event.stage not in STAGES:
         return f"stage is {event.stage!r}, not one of {', '.join(STAGES)}"
-    if event.generation < 1:
-        return f"generation is {event.generation}, not 1 or more"
+    if problem := _generation(event.generation):
+        return problem
+    if event.input.timestamp is not None and (
+        problem := _time("input.timestamp", event.input.timestamp)
+    ):
+        return problem
     if (event.input.value is None) == (event.input.dataref is None):
         return "input needs exactly one of value and dataref"
+    return None
+
+
+def _generation(generation: int) -> str | None:
+    if generation < 1:
+        return f"generation is {generation}, not 1 or more"
     return None
 
 

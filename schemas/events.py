@@ -769,11 +769,25 @@ class AlertRaised:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OriginalHeader:
+    name: str
+    value: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OriginalInput:
     topic: str
     event_id: str
     value: bytes | None = None
     dataref: str | None = None
+    headers: list[OriginalHeader] = field(default_factory=list)
+    """
+    Headers of the original message; empty where they are not known.
+    """
+    timestamp: datetime | None = None
+    """
+    Time of the original message.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -813,6 +827,29 @@ class ReplayRequested:
     """
 
 
+class Decision(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    PROMOTED = "PROMOTED"
+    DISCARDED = "DISCARDED"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationDecided:
+    """
+    What becomes of a shadow generation, for all its calls at once. The latest decision counts.
+    """
+
+    tenant_id: str
+    generation: int
+    decided_at: datetime
+    decided_by: str
+    decision: Decision = Decision.UNKNOWN
+    """
+    PROMOTED: readers see it. DISCARDED: nobody ever does.
+    """
+    reason: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallErased:
     """
@@ -834,5 +871,6 @@ Model: TypeAlias = (
     | CallEnriched
     | AlertRaised
     | ReplayRequested
+    | GenerationDecided
     | CallErased
 )

@@ -481,6 +481,17 @@ def _call_erased() -> Mapping[str, e.CallErased]:
     }  # fmt: skip
 
 
+def _generation_decided() -> Mapping[str, e.GenerationDecided]:
+    promoted = e.GenerationDecided(
+        tenant_id="acme", generation=1, decision=e.Decision.PROMOTED, decided_at=LATER,
+        decided_by="operator", reason="fewer errors on names",
+    )  # fmt: skip
+    return {
+        "promoted": promoted,
+        "discarded": replace(promoted, generation=2, decision=e.Decision.DISCARDED),
+    }
+
+
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "CallEnded": _call_ended(),
     "CallRecorded": _call_recorded(),
@@ -488,5 +499,6 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "CallEnriched": _call_enriched(),
     "AlertRaised": _alert_raised(),
     "ReplayRequested": _replay_requested(),
+    "GenerationDecided": _generation_decided(),
     "CallErased": _call_erased(),
 }

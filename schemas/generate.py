@@ -29,7 +29,7 @@ NAMESPACE = "callstream.events"
 # In the order of reference: each file may name the types of those before it.
 SOURCES = (
     "CallEnded", "CallRecorded", "CallTranscribed", "Evidence", "CallEnriched", "AlertRaised",
-    "ReplayRequested", "CallErased",
+    "ReplayRequested", "GenerationDecided", "CallErased",
 )  # fmt: skip
 # Types that are part of events and have no topic of their own.
 PARTS = frozenset({"Evidence"})
@@ -178,7 +178,12 @@ def asyncapi() -> str:
                 },
                 "bindings": {
                     "kafka": {
-                        "key": {"type": "string", "description": "tenant_id/call_id"},
+                        "key": {
+                            "type": "string",
+                            "description": "tenant_id/generation"
+                            if topic.record == "GenerationDecided"
+                            else "tenant_id/call_id",
+                        },
                         "schemaIdLocation": "payload",
                         "schemaIdPayloadEncoding": "confluent",
                     }
@@ -202,7 +207,8 @@ def topics_page() -> str:
         "",
         "Made from `schemas/` by `python -m schemas.generate`; do not edit.",
         "",
-        "Key of every record: `tenant_id/call_id`. Value: Avro in the Confluent wire format.",
+        "Key of every record: `tenant_id/call_id` (of GenerationDecided `tenant_id/generation`).\n"
+        "Value: Avro in the Confluent wire format.",
         "",
         "| topic | record | what it says | produced by | consumed by | cleanup | partitions |",
         "|---|---|---|---|---|---|---|",

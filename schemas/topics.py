@@ -42,6 +42,7 @@ TRANSCRIBED = "calls.transcribed"
 ENRICHED = "calls.enriched"
 ALERTS = "calls.alerts"
 REPLAY = "calls.replay"
+GENERATIONS = "calls.generations"
 ERASED = "calls.erased"
 DEAD_LETTER = "calls.dead-letter"
 
@@ -103,8 +104,16 @@ TOPICS: tuple[Topic, ...] = (
         "ReplayRequested",
         "One stage is to run again for one call.",
         ("replay command",),
-        ("sink",),
+        _STAGES,
         retention_ms=7 * DAY_MS,
+    ),
+    Topic(
+        GENERATIONS,
+        "GenerationDecided",
+        "A shadow generation is shown from now on, or never.",
+        ("replay command",),
+        ("sink",),
+        cleanup="compact",
     ),
     Topic(
         ERASED,

@@ -12,6 +12,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +21,8 @@ import fastavro
 import msgspec
 
 from schemas import events
-from schemas.checks import EARLIEST_YEAR, LATEST_YEAR, LONGEST_ID, problem_with
-from schemas.topics import BY_NAME, BY_RECORD, Topic
+from schemas.checks import EARLIEST_YEAR, LATEST_YEAR, LONGEST_ID, problem_with, subject_of
+from schemas.topics import BY_NAME, BY_RECORD, REPLAY, Topic
 from services.runtime import headers as h
 from services.runtime.errors import Failure, Invalid
 from services.runtime.log import Message, Record
@@ -110,12 +111,38 @@ class Codec:
             return self._envelope(message, message, lambda: _id_of_bytes(message))
         self._check_type(message, topic.record)
         event = self._event(message, topic.record)
-        expected = f"{event.tenant_id}/{event.call_id}".encode()
+        expected = subject_of(event).encode()
         if message.key != expected:
             raise Invalid(
                 "wrong_key", f"key is {_shown(message.key)}, the event is about {expected!r}"
             )
         return self._envelope(event, message, lambda: _id_of_event(event, message))
+
+    def replayed(self, request: Envelope[events.ReplayRequested]) -> Envelope[Any]:
+        """The input that `request` has its stage handle again, as of the generation it asks for.
+
+        `message` stays that of the request. Raises as `decode`.
+        """
+        asked, about = request.event.input, request.message
+        if asked.topic == REPLAY:
+            raise Invalid("not_valid", f"ReplayRequested: input.topic is {REPLAY}")
+        added = {h.ID: asked.event_id.encode()}
+        value = asked.value
+        if asked.dataref is not None and asked.topic in BY_NAME:
+            added[h.DATAREF] = asked.dataref.encode()
+            value = _FRAME.pack(0, self._registry.schema_id(BY_NAME[asked.topic]))
+        named = [(item.name, item.value) for item in asked.headers if item.name not in added]
+        at = asked.timestamp
+        original = Message(
+            asked.topic,
+            about.partition,
+            about.offset,
+            about.key,
+            value,
+            (*named, *added.items()),
+            about.timestamp_ms if at is None else round(at.timestamp() * 1000),
+        )
+        return replace(self.decode(original), message=original)
 
     def undecodable(self, message: Message, problem: Invalid) -> Envelope[Message]:
         """An envelope for stages that take even what cannot be decoded."""
@@ -231,6 +258,8 @@ class Codec:
             causation_id=header(h.CAUSATION_ID),
             traceparent=trace if _TRACEPARENT.match(trace) else None,
             attempt=_whole(message, h.RETRY_ATTEMPT),
+            shadow=header(h.SHADOW) == "true",
+            side_effects=generation == 0 or header(h.SIDE_EFFECTS) == "on",
         )
 
     def encode(
@@ -243,6 +272,8 @@ class Codec:
         generation: int = 0,
         causation_id: str | None = None,
         traceparent: str | None = None,
+        shadow: bool = False,
+        side_effects: bool = False,
     ) -> Record:
         """The record that carries `event` on its topic.
 
@@ -266,7 +297,7 @@ class Codec:
                 "too_large", f"{record} of {len(body)} bytes, at most {LARGEST_EVENT_BYTES} "
                 "are read again",
             )  # fmt: skip
-        subject = f"{event.tenant_id}/{event.call_id}".encode()
+        subject = subject_of(event).encode()
         named = [
             (h.SPECVERSION, b"1.0"),
             (h.ID, id.encode()),
@@ -281,6 +312,10 @@ class Codec:
             named.append((h.CAUSATION_ID, causation_id.encode()))
         if traceparent is not None:
             named.append((h.TRACEPARENT, traceparent.encode()))
+        if shadow:
+            named.append((h.SHADOW, b"true"))
+        if side_effects and generation:
+            named.append((h.SIDE_EFFECTS, b"on"))
         if len(body) > CLAIM_CHECK_BYTES:
             if self._objects is None:
                 raise Invalid(

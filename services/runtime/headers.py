@@ -11,6 +11,10 @@ SUBJECT = "ce_subject"
 TIME = "ce_time"
 CAUSATION_ID = "ce_causationid"
 GENERATION = "ce_generation"
+# Of what a replay makes: "true" where nobody is to see it until its generation is promoted, and
+# "on" where alerts and webhooks are to go out all the same.
+SHADOW = "ce_shadow"
+SIDE_EFFECTS = "ce_sideeffects"
 DATAREF = "ce_dataref"
 CONTENT_TYPE = "content-type"
 TRACEPARENT = "traceparent"

@@ -9,6 +9,7 @@ again and its outputs unwritten.
 
 from __future__ import annotations
 
+import os
 import queue
 import random
 import threading
@@ -29,6 +30,7 @@ from services.runtime.observe import Observer
 from services.runtime.process import (
     dead_letter,
     from_tier,
+    is_replay,
     process,
     retry,
     whole_number,
@@ -43,6 +45,10 @@ _LONGEST_POLL_WAIT_S = 5.0
 _BATCH_BYTES = 32_000_000
 # Most of one partition in hand before no more of it is read.
 _SHARE_BYTES = 8_000_000
+# The same of replays, which must not take the room of live calls.
+_REPLAY_SHARE_BYTES = 1_000_000
+# How much less of the processor a replay gets than a live call, where both want it.
+_REPLAY_NICE = 10
 # What lies in the object store is beyond the size that needs a claim check; how far, its message
 # does not say.
 _CLAIMED_BYTES = 4_000_000
@@ -57,6 +63,8 @@ class _Work:
     """When to hand it out, by the monotonic clock."""
     due_ms: int = 0
     """When a message of a retry tier is due, by the stage's clock."""
+    replay: bool = False
+    """It gives way to live calls."""
     running: bool = False
     discarded: bool = False
     """Its partition went elsewhere; whatever comes of it is dropped."""
@@ -143,21 +151,28 @@ class _Loop:
         self._observer, self._policy, self._clock = observer, policy, clock
         self._held: dict[TopicPartition, deque[_Work]] = {}
         self._running = 0
+        self._replaying = False
         self._breaker = _Breaker(policy)
         self._commit_at = 0.0
         self._commit_waits = 0
         self._poll_waits = 0
         self._down = False
         self._todo: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
+        self._todo_again: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[list[_Work], _Work | None, Any]] = queue.SimpleQueue()
         at_once = stage.batch * stage.workers
         self._capacity = policy.in_flight + at_once
         # Most messages of one poll, and how many of one partition are enough to hold it.
         self._share = max(1, at_once, policy.in_flight // 4)
+        # A live call never waits for a replay to end: that has a worker of its own.
+        self._replay_batch = max(1, stage.batch // 4)
+        queues = [(str(number), self._todo) for number in range(stage.workers)]
         # Daemons: work that outlasts the grace of a stop dies with the process.
         self._workers = [
-            threading.Thread(target=self._work, name=f"{stage.name}-{number}", daemon=True)
-            for number in range(stage.workers)
+            threading.Thread(
+                target=self._work, args=(todo,), name=f"{stage.name}-{name}", daemon=True
+            )
+            for name, todo in [*queues, ("replay", self._todo_again)]
         ]
         for worker in self._workers:
             worker.start()
@@ -168,7 +183,7 @@ class _Loop:
         while True:
             if self._stop.is_set():
                 deadline = deadline or time.monotonic() + self._policy.grace_s
-                if not self._running or time.monotonic() > deadline:
+                if not self._busy or time.monotonic() > deadline:
                     self._commit()
                     return
             self._observer.beat(self._stage.name)
@@ -181,8 +196,13 @@ class _Loop:
             self._note_waits()
 
     def dismiss(self) -> None:
-        for _ in self._workers:
+        for _ in range(self._stage.workers):
             self._todo.put(None)
+        self._todo_again.put(None)
+
+    @property
+    def _busy(self) -> bool:
+        return self._running > 0 or self._replaying
 
     # Polling
 
@@ -195,12 +215,12 @@ class _Loop:
                 work
                 for works in self._held.values()
                 for work in works
-                if work.records is None and work.due_ms <= now_ms
+                if work.records is None and work.due_ms <= now_ms and not work.replay
             ]
             heavy = sum(work.weight for work in busy) >= _BATCH_BYTES
             room = 0 if heavy else max(0, min(self._share, self._capacity - len(busy)))
         hold = [source for source, works in self._held.items() if self._full(works, now, now_ms)]
-        idle = self._running == 0 and self._done.empty()
+        idle = not self._busy and self._done.empty()
         wait_s = self._idle_wait(now, now_ms) if idle else 0.0
         try:
             messages = self._log.messages(room, wait_s, hold)
@@ -212,7 +232,7 @@ class _Loop:
         self._poll_waits = 0
         now, now_ms = time.monotonic(), self._now_ms()
         for message in messages:
-            work = _Work(message, now)
+            work = _Work(message, now, replay=is_replay(self._stage, message))
             self._held.setdefault(message.source, deque()).append(work)
             if self._is_others(message):
                 work.records = []
@@ -227,9 +247,11 @@ class _Loop:
 
     def _full(self, works: deque[_Work], now: float, now_ms: int) -> bool:
         """Whether a partition has enough in hand: its share, or a wait for its turn."""
+        replays = works[0].replay
         return (
-            len(works) >= self._share
-            or sum(work.weight + work.made for work in works) >= _SHARE_BYTES
+            len(works) >= (self._replay_batch if replays else self._share)
+            or sum(work.weight + work.made for work in works)
+            >= (_REPLAY_SHARE_BYTES if replays else _SHARE_BYTES)
             or any(
                 work.records is None
                 and (work.due_ms > now_ms + 1000 or (work.waits > 0 and work.ready_at > now + 1.0))
@@ -277,16 +299,29 @@ class _Loop:
 
     def _hand_out(self) -> None:
         now, now_ms = time.monotonic(), self._now_ms()
+        unfinished = [
+            work
+            for works in self._held.values()
+            for work in works
+            if work.records is None and work.ready_at <= now and work.due_ms <= now_ms
+        ]
+        self._hand_out_live(now, [work for work in unfinished if not work.replay])
+        # Live first: a replay begins only where no live call is worked on or could be.
+        if not self._replaying and all(work.replay for work in unfinished):
+            self._hand_out_replays(unfinished)
+
+    def _hand_out_replays(self, ready: list[_Work]) -> None:
+        ready.sort(key=lambda work: work.ready_at)
+        batch = ready[:1] if ready and ready[0].alone else [w for w in ready if not w.alone]
+        if batch := batch[: self._replay_batch]:
+            for work in batch:
+                work.running = True
+            self._replaying = True
+            self._todo_again.put(batch)
+
+    def _hand_out_live(self, now: float, unfinished: list[_Work]) -> None:
         while self._running < self._stage.workers:
-            ready = [
-                work
-                for works in self._held.values()
-                for work in works
-                if work.records is None
-                and not work.running
-                and work.ready_at <= now
-                and work.due_ms <= now_ms
-            ]
+            ready = [work for work in unfinished if not work.running]
             if not ready:
                 return
             ready.sort(key=lambda work: work.ready_at)
@@ -305,9 +340,12 @@ class _Loop:
             self._running += 1
             self._todo.put(batch)
 
-    def _work(self) -> None:
+    def _work(self, todo: queue.SimpleQueue[list[_Work] | None]) -> None:
         """A worker thread: its results go back one by one, then the end of its batch."""
-        while (batch := self._todo.get()) is not None:
+        if todo is self._todo_again:
+            with suppress(OSError, AttributeError):  # of one thread, on Linux only
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _REPLAY_NICE)
+        while (batch := todo.get()) is not None:
             ended: BaseException | None = None
             try:
                 started = time.monotonic()
@@ -321,7 +359,7 @@ class _Loop:
 
     def _collect(self) -> None:
         """Take in what workers have finished; waits a moment where there is nothing else to do."""
-        wait_s = 0.02 if self._running else 0.0
+        wait_s = 0.02 if self._busy else 0.0
         while True:
             try:
                 batch, work, result = (
@@ -331,7 +369,10 @@ class _Loop:
                 return
             wait_s = 0.0
             if work is None:
-                self._running -= 1
+                if batch[0].replay:
+                    self._replaying = False
+                else:
+                    self._running -= 1
                 self._end(batch, result)
             elif not work.discarded:
                 self._settle(work, result)
@@ -355,17 +396,17 @@ class _Loop:
             moved = retry(name, message, result, now_ms, self._policy)
             if isinstance(moved, Record):
                 work.records = [moved]
-                self._breaker.note(failed=False)
+                self._note(work, failed=False)
                 self._observer.retried(name, message, result)
                 return
             result = moved
         match result:
             case list():
                 work.records = result
-                self._breaker.note(failed=False)
+                self._note(work, failed=False)
                 self._observer.handled(name, message, len(result))
             case Invalid():
-                self._breaker.note(failed=False)
+                self._note(work, failed=False)
                 self._refuse(work, result, now_ms)
             case Transient():
                 work.waits += 1
@@ -379,11 +420,15 @@ class _Loop:
                 self._observer.failed(name, message, result, work.tries)
                 if work.tries < self._policy.attempts or self._breaker.open is not None:
                     return
-                why = self._breaker.note(failed=True, what=f"{type(result).__name__}: {result}")
+                why = self._note(work, failed=True, what=f"{type(result).__name__}: {result}")
                 if why is None:
                     self._refuse(work, result, now_ms)
                 else:
                     self._observer.stopped(name, why)
+
+    def _note(self, work: _Work, *, failed: bool, what: str = "") -> str | None:
+        """Tell the breaker, but not of replays: what fails of one must not stop live calls."""
+        return None if work.replay else self._breaker.note(failed, what)
 
     def _refuse(self, work: _Work, failure: Exception, now_ms: int) -> None:
         message = work.message

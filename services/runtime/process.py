@@ -12,7 +12,8 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from schemas.topics import BY_RECORD, DEAD_LETTER, RETRY_TIERS
+from schemas.events import ReplayRequested
+from schemas.topics import BY_RECORD, DEAD_LETTER, REPLAY, RETRY_TIERS
 from services.runtime import headers as h
 from services.runtime.codec import Codec
 from services.runtime.errors import Failure, Invalid, NotYet
@@ -27,8 +28,17 @@ _LONGEST_TEXT = 8_000
 
 
 def topics_of(stage: Stage) -> tuple[str, ...]:
-    """What the stage's group reads: its sources, and the tiers in which its calls wait."""
-    return tuple(dict.fromkeys((*stage.sources, *RETRY_TOPICS)))
+    """What the stage's group reads: its sources, requests to replay them, and the retry tiers."""
+    return tuple(dict.fromkeys((*stage.sources, REPLAY, *RETRY_TOPICS)))
+
+
+def is_replay(stage: Stage, message: Message) -> bool:
+    """Whether the message asks for work that gives way to live calls.
+
+    Requests to replay do, but for a stage that reads them as one topic among others. In a tier they
+    stand before live calls of their partition, which they would hold up.
+    """
+    return message.topic == REPLAY and REPLAY not in stage.sources
 
 
 def process(
@@ -46,6 +56,9 @@ def process(
             envelope = _envelope(stage, codec, message)
         except Exception as failure:
             yield index, failure
+            continue
+        if envelope is None:
+            yield index, []
             continue
         envelopes.append(envelope)
         places.append(index)
@@ -73,12 +86,22 @@ def process(
             yield places[at], failure
 
 
-def _envelope(stage: Stage, codec: Codec, message: Message) -> Envelope[Any]:
-    """What `stage.handle` gets of a message: the event it was before it waited, and the message."""
+def _envelope(stage: Stage, codec: Codec, message: Message) -> Envelope[Any] | None:
+    """What `stage.handle` gets of a message: the event it was before it waited, and the message.
+
+    Of a request to replay this stage that is the input to handle again; None where the request is
+    to another stage.
+    """
     original = message
     try:
         original = _original(stage, message)
         envelope = codec.decode(original)
+        if original.topic == REPLAY:
+            asked: ReplayRequested = envelope.event
+            if asked.stage == stage.name:
+                envelope = _replayed(stage, codec, envelope)
+            elif REPLAY not in stage.sources:
+                return None
     except Invalid as problem:
         if not stage.passes_undecodable:
             raise
@@ -87,12 +110,36 @@ def _envelope(stage: Stage, codec: Codec, message: Message) -> Envelope[Any]:
     return envelope if original is message else replace(envelope, message=message)
 
 
+def _replayed(stage: Stage, codec: Codec, request: Envelope[ReplayRequested]) -> Envelope[Any]:
+    """The request as its input under the generation asked for.
+
+    A stage that reads requests as a topic of its own gets the request, and the input beside it.
+    """
+    asked = request.event
+    original = codec.replayed(request)
+    if REPLAY in stage.sources:
+        return replace(request, replays=original)
+    if asked.input.topic not in stage.sources:
+        raise Invalid(
+            "wrong_input",
+            f"input.topic is {asked.input.topic!r}, {stage.name} reads {', '.join(stage.sources)}",
+        )
+    return replace(
+        original,
+        message=request.message,
+        generation=request.generation,
+        shadow=asked.shadow,
+        side_effects=asked.side_effects,
+        options=asked.options,
+    )
+
+
 def _original(stage: Stage, message: Message) -> Message:
     """A message that waited in a retry tier, as the one it was; others unchanged."""
     if not from_tier(stage, message):
         return message
     topic = message.header(h.RETRY_TOPIC)
-    if topic not in stage.sources:
+    if topic not in (*stage.sources, REPLAY):
         raise Invalid(
             "bad_header",
             f"{h.RETRY_TOPIC} is {topic!r}, {stage.name} reads {', '.join(stage.sources)}",
@@ -136,6 +183,8 @@ def _encoded(
                 generation=cause.generation,
                 causation_id=cause.id,
                 traceparent=_traceparent(cause, made_id),
+                shadow=cause.shadow,
+                side_effects=cause.side_effects,
             )
         )
     return records

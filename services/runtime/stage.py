@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -48,6 +48,14 @@ class Envelope(Generic[E]):
     """How often this message has come back from a retry tier."""
     problem: Invalid | None = None
     """Why it could not be decoded; then `event` is the message, as it was before it waited."""
+    shadow: bool = False
+    """Whether what comes of it is shown to nobody until its generation is promoted."""
+    side_effects: bool = True
+    """Whether alerts and webhooks may go out for it."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the stage that a replay overrides."""
+    replays: Envelope[Any] | None = None
+    """Of a request to replay the stage that gets it: the input, as it first came."""
 
 
 @dataclass(frozen=True, slots=True)
