@@ -27,7 +27,7 @@ from schemas.topics import ENDED, RECORDED
 from services.ingest.entrances import sha256_of
 from services.ingest.fetch import Fetch, Fetched, redacted
 from services.ingest.settings import IngestSettings
-from services.runtime.audio import AudioInfo, AudioLimits, probe
+from services.runtime.audio import AudioInfo, AudioLimits, Prober
 from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.objects import MissingObject, Objects
 from services.runtime.stage import Envelope, Output, Stage, each, utc_now
@@ -98,7 +98,7 @@ def stage(
     objects: Objects,
     *,
     fetch: Fetching | None = None,
-    probe: Probing = probe,
+    probe: Probing | None = None,
     clock: Callable[[], datetime] = utc_now,
 ) -> Stage:
     """The ingest stage. Makes the scratch folder and sweeps what a crash left there.
@@ -112,6 +112,7 @@ def stage(
     """
     _sweep(settings.scratch)
     fetcher = fetch if fetch is not None else Fetch(settings, clock=clock)
+    prober = probe if probe is not None else Prober()
 
     def stored(call: CallEnded, recording: Recording) -> StoredRecording:
         key = _receipt_key(call, recording)
@@ -127,7 +128,7 @@ def stage(
                 got = _uploaded(objects, call, recording, path)
             else:
                 got = fetcher(recording, path)
-            info = probe(path, settings.audio_limits, _hint(recording))
+            info = prober(path, settings.audio_limits, _hint(recording))
             key = audio_key(call.tenant_id, got.sha256)
             if not objects.exists(key):
                 objects.put_file(key, path)

@@ -2,8 +2,8 @@
 
 `probe` is for files nobody has vouched for: FFmpeg runs in a process of its own, which gets the
 file as its standard input, can open nothing else and no socket, and is bounded in memory and
-processor time. `decode` and `blocks` are for files that `probe` has accepted; they run in the
-caller's process.
+processor time. `Prober` does the same for many files, without starting a program for each.
+`decode` and `blocks` are for files that were accepted so; they run in the caller's process.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ from __future__ import annotations
 import json
 import os
 import resource
+import selectors
 import signal
+import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import av
 import av.logging
@@ -52,6 +57,9 @@ _HEADERLESS: dict[str, tuple[str, dict[str, str]]] = {
     **dict.fromkeys(("sln", "slin", "s16le"), ("s16le", {"sample_rate": "8000"})),
     **dict.fromkeys(("sln16", "slin16"), ("s16le", {"sample_rate": "16000"})),
 }
+
+# With what a probing child ended, as `subprocess` tells it.
+_STATUS = struct.Struct("=i")
 
 # How files with a header begin, whatever their suffix says.
 _MAGICS = (b"RIFF", b"RF64", b"FORM", b"OggS", b"fLaC", b".snd", b"ID3", b"#!AMR", b"caff",
@@ -101,25 +109,9 @@ def probe(path: Path, limits: AudioLimits, container: str | None = None) -> Audi
     `decoder_crashed` or `probe_timeout` (processor time); NotYet where the child was stopped by
     something other than the file.
     """
-    size = path.stat().st_size
-    if size == 0:
-        raise Invalid("empty_file", "the file has no bytes")
-    if size > limits.max_bytes:
-        raise Invalid("too_many_bytes", f"{size} bytes, allowed are {limits.max_bytes}")
-    hint = (container or path.suffix.lstrip(".")).lower()
-    request = json.dumps({"limits": asdict(limits), "hint": hint})
-    # The child sees no setting and no credential of this process.
-    environ = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONPATH") if k in os.environ}
+    request = _request(path, limits, container)
     with path.open("rb") as file:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "services.runtime.audio", request],
-            stdin=file,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
-            env=environ,
-            start_new_session=True,
-        )
+        child = _program(request, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with child:
         try:
             answer, complaint = child.communicate(timeout=limits.wall_s)
@@ -128,6 +120,97 @@ def probe(path: Path, limits: AudioLimits, container: str | None = None) -> Audi
         finally:
             child.kill()
     return _answered(child.returncode, answer, complaint, limits)
+
+
+class Prober:
+    """`probe` for many files: each in a child of its own with the same bounds, forked from a
+    process that has its program loaded and has opened nothing.
+
+    Called as `probe` is, and raises what it raises. Thread-safe. That process is started at the
+    first call, again where it has died, and ends with this one or by `close`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def __call__(self, path: Path, limits: AudioLimits, container: str | None = None) -> AudioInfo:
+        request = _request(path, limits, container)
+        line, theirs = socket.socketpair()
+        # On leaving, the line is cut: a child that still runs is killed then.
+        with line:
+            with theirs, path.open("rb") as file:
+                self._hand_over(request.encode(), [file.fileno(), theirs.fileno()])
+            deadline = time.monotonic() + limits.wall_s
+            told = b""
+            while True:
+                line.settimeout(max(0.001, deadline - time.monotonic()))
+                try:
+                    block = line.recv(1 << 16)
+                except TimeoutError:
+                    raise NotYet("probe_starved", f"no answer within {limits.wall_s:g} s") from None
+                except ConnectionError:
+                    block = b""
+                if not block:
+                    break
+                told += block
+        if len(told) < _STATUS.size:
+            raise NotYet("probe_killed", "the process that decoders are forked from was stopped")
+        (code,) = _STATUS.unpack_from(told, len(told) - _STATUS.size)
+        said = told[: -_STATUS.size]
+        return _answered(code, said.rstrip().rpartition(b"\n")[2], said, limits)
+
+    def _hand_over(self, request: bytes, handles: list[int]) -> None:
+        with self._lock:
+            if self._control is not None:
+                try:
+                    socket.send_fds(self._control, [request], handles)
+                    return
+                except ConnectionError:
+                    self._end()
+            self._control, theirs = socket.socketpair()
+            with theirs:
+                nobody = subprocess.DEVNULL
+                self._process = _program(stdin=theirs, stdout=nobody, stderr=nobody)
+            socket.send_fds(self._control, [request], handles)
+
+    def close(self) -> None:
+        """End the process; what is being probed is told that it was stopped."""
+        with self._lock:
+            self._end()
+
+    def __del__(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._control is not None and self._process is not None:
+            self._control.close()
+            self._process.kill()
+            self._process.wait()
+        self._control = self._process = None
+
+
+def _request(path: Path, limits: AudioLimits, container: str | None) -> str:
+    size = path.stat().st_size
+    if size == 0:
+        raise Invalid("empty_file", "the file has no bytes")
+    if size > limits.max_bytes:
+        raise Invalid("too_many_bytes", f"{size} bytes, allowed are {limits.max_bytes}")
+    hint = (container or path.suffix.lstrip(".")).lower()
+    return json.dumps({"limits": asdict(limits), "hint": hint})
+
+
+def _program(*arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
+    """This file as a program, which sees no setting and no credential of this process."""
+    environ = {k: os.environ[k] for k in ("LD_LIBRARY_PATH", "PYTHONPATH") if k in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.runtime.audio", *arguments],
+        cwd=Path(__file__).parents[2],
+        env=environ,
+        start_new_session=True,
+        **streams,
+    )
 
 
 def _answered(code: int, answer: bytes, complaint: bytes, limits: AudioLimits) -> AudioInfo:
@@ -314,10 +397,6 @@ def _child(request: str) -> None:
     """The probing process: the file on standard input, the answer as JSON on standard output."""
     asked = json.loads(request)
     limits = AudioLimits(**asked["limits"])
-    av.logging.set_level(av.logging.PANIC)
-    # PyAV imports parts of itself at first use, which must be before files are closed off.
-    with suppress(Invalid):
-        _measure(BytesIO(), "mulaw", limits)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
@@ -326,15 +405,86 @@ def _child(request: str) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     told: dict[str, object]
     try:
-        told = asdict(_measure(sys.stdin.buffer, asked["hint"], limits))
+        with os.fdopen(0, "rb", closefd=False) as file:
+            told = asdict(_measure(file, asked["hint"], limits))
     except Invalid as refusal:
         told = {"refused": refusal.reason, "detail": refusal.detail}
     except MemoryError:
         told = {"refused": "decoder_memory", "detail": f"more than {limits.memory_bytes} bytes"}
     except Exception as error:
         told = {"refused": "decoder_crashed", "detail": f"{type(error).__name__}: {error}"}
-    print(json.dumps(told))
+    print(json.dumps(told), flush=True)
+
+
+def _fork_on_demand() -> None:
+    """Fork a child for each request on standard input, a socket; end when that is closed.
+
+    With a request come the file and the line: the child's output, and after it the status with
+    which it ended. No thread is ever started here, so that a fork is safe.
+    """
+    control = socket.socket(fileno=0)
+    ended, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    lines: dict[int, socket.socket] = {}
+    with selectors.DefaultSelector() as ready:
+        ready.register(control, selectors.EVENT_READ)
+        ready.register(ended, selectors.EVENT_READ)
+        while True:
+            for key, _ in ready.select():
+                if key.fileobj is control:
+                    request, handles, _, _ = socket.recv_fds(control, 1 << 16, 2)
+                    if not request:
+                        for pid in lines:
+                            os.kill(pid, signal.SIGKILL)
+                        return
+                    pid = os.fork()
+                    if pid == 0:
+                        _become_child(request.decode(), *handles)
+                    os.close(handles[0])
+                    lines[pid] = socket.socket(fileno=handles[1])
+                    ready.register(lines[pid], selectors.EVENT_READ, pid)
+                elif key.fileobj is ended:
+                    ended.recv(1 << 12)
+                elif key.data in lines:  # nothing is ever said on a line but that it is cut
+                    os.kill(key.data, signal.SIGKILL)
+                    ready.unregister(key.fileobj)
+            for pid in list(lines):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    with lines.pop(pid) as line, suppress(KeyError, OSError):
+                        line.sendall(_STATUS.pack(os.waitstatus_to_exitcode(status)))
+                        ready.unregister(line)
+
+
+def _become_child(request: str, file: int, line: int) -> NoReturn:
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        for to, handle in enumerate((file, line, line)):
+            os.dup2(handle, to)
+        os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        _child(request)
+        code = 0
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(code)
+
+
+def _main(arguments: Sequence[str]) -> None:
+    av.logging.set_level(av.logging.PANIC)
+    # PyAV imports parts of itself at first use, which must be before files are closed off.
+    with suppress(Invalid):
+        _measure(BytesIO(), "mulaw", AudioLimits())
+    if arguments:
+        _child(arguments[0])
+    else:
+        _fork_on_demand()
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1])
+    _main(sys.argv[1:])

@@ -509,14 +509,15 @@ def _status_kib(pid: int, name: str) -> int:
 
 
 def _probing(parent: int) -> Iterator[int]:
-    """The probing processes that `parent` runs; one that has not started its program is none."""
+    """The probing processes that `parent` runs, and the one that they are forked from."""
     for path in Path("/proc").glob("[0-9]*"):
         pid = int(path.name)
         try:
             command = (path / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"services.runtime.audio" in command and _status_kib(pid, "PPid") == parent:
+        above = _status_kib(pid, "PPid")
+        if b"services.runtime.audio" in command and parent in (above, _status_kib(above, "PPid")):
             yield pid
 
 
