@@ -398,6 +398,10 @@ class KafkaLog:
                     "transaction.timeout.ms": _ms(self._settings.transaction_timeout_s),
                     "delivery.report.only.error": True,
                     "message.max.bytes": _LARGEST_RECORD_BYTES,
+                    # Bootstrapped again, librdkafka keeps its cached group coordinator, an ended
+                    # connection: offsets sent through it wait for ever, whatever their timeout. A
+                    # producer is made anew after failures, and bootstraps then.
+                    "metadata.recovery.strategy": "none",
                     "error_cb": self._on_error,
                 }
             )
