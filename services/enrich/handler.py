@@ -15,8 +15,9 @@ from services.enrich.metrics import converse, hold_ms, masked_intervals
 from services.enrich.rules import Rules
 from services.enrich.score import score
 from services.enrich.sentiment import by_role, course, sentiment_metrics, sentiments
-from services.enrich.settings import EnrichSettings
+from services.enrich.settings import OPTIONS, EnrichSettings, trial_rules
 from services.enrich.summary import summarize
+from services.enrich.trials import Trials
 from services.runtime.stage import Envelope, Output, Stage, each, utc_now
 
 
@@ -74,13 +75,21 @@ def stage(
     clock: Callable[[], datetime] = utc_now,
     tenant_rules: Mapping[str, Rules] | None = None,
 ) -> Stage:
-    """Enrich transcripts by `rules`, or by those of the call's tenant where it has its own."""
+    """Enrich transcripts by `rules`, or by those of the call's tenant where it has its own.
+
+    A replay may ask for rules to try; without side effects its alerts are named and not raised.
+    """
     own = dict(tenant_rules or {})
+    trials = Trials(settings.rules_dir, settings.trial_rules_dir)
 
     def handle(envelope: Envelope[Any]) -> list[Output]:
         event: CallTranscribed = envelope.event
         chosen = own.get(event.tenant_id, rules)
+        if (name := trial_rules(envelope.options)) is not None:
+            chosen = trials.rules(name, event.tenant_id)
         enriched, alerts = enrich_call(event, envelope.id, chosen, clock(), settings)
+        if not envelope.side_effects:
+            return [Output(enriched)]
         return [
             Output(enriched),
             *(Output(alert, f"{envelope.id}/{alert.rule}") for alert in alerts),
@@ -93,4 +102,5 @@ def stage(
         handle=each(handle),
         batch=16,
         workers=settings.workers,
+        options=tuple(OPTIONS),
     )

@@ -19,7 +19,13 @@ from services.runtime.codec import Codec
 from services.runtime.errors import Failure, Invalid, NotYet
 from services.runtime.log import Message, Record
 from services.runtime.settings import Policy
-from services.runtime.stage import Envelope, Output, Stage, event_id
+from services.runtime.stage import (
+    Envelope,
+    Output,
+    Stage,
+    event_id,
+    refuse_unknown_options,
+)
 
 RETRY_TOPICS = tuple(tier.topic for tier in RETRY_TIERS)
 
@@ -116,6 +122,7 @@ def _replayed(stage: Stage, codec: Codec, request: Envelope[ReplayRequested]) ->
     A stage that reads requests as a topic of its own gets the request, and the input beside it.
     """
     asked = request.event
+    refuse_unknown_options(stage.name, stage.options, asked.options)
     original = codec.replayed(request)
     if REPLAY in stage.sources:
         return replace(request, replays=original)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -95,6 +95,16 @@ class Stage:
     """Batches handled at once."""
     passes_undecodable: bool = False
     """Whether `handle` also gets what cannot be decoded, with `problem` set."""
+    options: tuple[str, ...] = ()
+    """The settings that a replay may override; a request that names another is Invalid."""
+
+
+def refuse_unknown_options(stage: str, known: Collection[str], options: Mapping[str, str]) -> None:
+    """Raises Invalid for an option of a replay that `stage` does not know."""
+    for name in options:
+        if name not in known:
+            knows = f"it knows {', '.join(known)}" if known else "it knows none"
+            raise Invalid("unknown_option", f"{stage} knows no option {name!r}; {knows}")
 
 
 def each(handle_one: Callable[[Envelope[Any]], Sequence[Output]]) -> Handle:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.runtime.errors import Transient
+from services.runtime.errors import Failure, Invalid, NotYet, Transient
 from services.transcribe.engine import Engine
 from services.transcribe.settings import TranscribeSettings
 
@@ -17,17 +21,18 @@ class Chosen:
     reason: str
 
 
-def choose(settings: TranscribeSettings) -> Chosen:
+def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") -> Chosen:
     """The engine that `settings` ask for; loads its model, which may take long.
 
+    `asked_by` is what set `settings.engine`, for the reason that is published.
     Raises ValueError for a wrong setting, Transient where the model of an engine that was asked
     for by name cannot be had now. `auto` then takes PocketSphinx, and says so.
     """
     match settings.engine:
         case "stub":
-            return _stub()
+            return _stub(asked_by)
         case "pocketsphinx":
-            return _pocketsphinx("transcribe.engine asks for it")
+            return _pocketsphinx(f"{asked_by} asks for it")
         case "faster-whisper":
             return _whisper(settings)
         case "auto":
@@ -35,6 +40,100 @@ def choose(settings: TranscribeSettings) -> Chosen:
                 return _whisper(settings)
             except Transient as missing:
                 return _pocketsphinx(missing.detail)
+
+
+# Engines kept for replays beside the one of live calls: a model may fill a GPU's memory.
+_MOST_KEPT = 2
+# A model that cannot be had now is not asked for again before that; one that is wrong, later.
+_MISSING_S, _WRONG_S = 60.0, 3600.0
+_MOST_FAILED = 64
+
+_Key = tuple[str, str, str]
+
+
+class ReplayEngines:
+    """The engines that replays ask for, loaded when first needed. Thread-safe."""
+
+    def __init__(
+        self,
+        settings: TranscribeSettings,
+        live: Chosen,
+        load: Callable[[TranscribeSettings, str], Chosen] = choose,
+    ) -> None:
+        """`live` is what `settings` chose; a replay that asks for no other gets it too."""
+        self._live_key, self._live, self._load = _key(settings), live, load
+        self._kept: OrderedDict[_Key, Chosen] = OrderedDict()
+        self._failed: dict[_Key, tuple[float, NotYet | Invalid]] = {}
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+
+    def get(self, wanted: TranscribeSettings, *, may_block: bool) -> Chosen:
+        """The engine that `wanted` asks for; loading it takes long, and blocks where it may.
+
+        Raises Invalid for one that cannot be, and NotYet for one that cannot be had now, or that
+        is loaded meanwhile where the caller may not block.
+        """
+        key = _key(wanted)
+        if key == self._live_key:
+            return self._live
+        if (known := self._known(key)) is not None:
+            return known
+        if may_block:
+            with self._loading:
+                return self._known(key) or self._loaded(key, wanted)
+        if self._loading.acquire(blocking=False):
+            threading.Thread(
+                target=self._load_beside, args=(key, wanted), name="replay engine", daemon=True
+            ).start()
+        raise NotYet("engine_loading", f"{wanted.engine} is being loaded for a replay")
+
+    def _known(self, key: _Key) -> Chosen | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            until, failure = self._failed.get(key, (0.0, None))
+            if failure is not None and time.monotonic() < until:
+                raise type(failure)(failure.reason, failure.detail)  # one raised twice grows
+            self._failed.pop(key, None)
+        return None
+
+    def _loaded(self, key: _Key, wanted: TranscribeSettings) -> Chosen:
+        with self._lock:  # before the next is loaded: there may be no room for three
+            while len(self._kept) >= _MOST_KEPT:
+                self._kept.popitem(last=False)
+        failure: NotYet | Invalid
+        try:
+            chosen = self._load(wanted, "the replay's option engine")
+        except Transient as missing:
+            failure, wait_s = NotYet(missing.reason, missing.detail), _MISSING_S
+        except ValueError as wrong:
+            failure, wait_s = Invalid("unknown_option", f"the replay asks for {wrong}"), _WRONG_S
+        else:
+            with self._lock:
+                self._kept[key] = chosen
+            return chosen
+        with self._lock:
+            if len(self._failed) >= _MOST_FAILED:
+                self._failed.clear()
+            self._failed[key] = (time.monotonic() + wait_s, failure)
+        raise type(failure)(failure.reason, failure.detail)
+
+    def _load_beside(self, key: _Key, wanted: TranscribeSettings) -> None:
+        try:
+            if self._known(key) is None:
+                self._loaded(key, wanted)
+        except Failure:  # kept for who asks next
+            pass
+        finally:
+            self._loading.release()
+
+
+def _key(settings: TranscribeSettings) -> _Key:
+    """What makes an engine another one, of all that a replay can change."""
+    if settings.engine in ("pocketsphinx", "stub"):
+        return settings.engine, "", ""
+    return settings.engine, settings.model, str(settings.model_dir or "")
 
 
 # Each engine brings its own heavy library: imported by who uses it.
@@ -58,11 +157,11 @@ def _pocketsphinx(why: str) -> Chosen:
     )
 
 
-def _stub() -> Chosen:
+def _stub(asked_by: str) -> Chosen:
     from services.transcribe.stub_engine import StubEngine
 
     return Chosen(
         StubEngine(),
-        "stub: transcribe.engine asks for it. Words are made up from a hash of the audio; "
+        f"stub: {asked_by} asks for it. Words are made up from a hash of the audio; "
         "nothing is recognised",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from schemas import topics
@@ -10,8 +11,8 @@ from schemas.events import CallRecorded
 from services.runtime.objects import Objects
 from services.runtime.observe import logger
 from services.runtime.stage import Envelope, Output, Stage, each, utc_now
-from services.transcribe.choice import Chosen
-from services.transcribe.settings import TranscribeSettings
+from services.transcribe.choice import Chosen, ReplayEngines
+from services.transcribe.settings import OPTIONS, TranscribeSettings, with_options
 from services.transcribe.transcriber import Transcriber
 from services.transcribe.vad import Vad
 
@@ -25,6 +26,7 @@ def stage(
     """The stage over `objects`, which hold the audio and keep the results; see Transcriber.
 
     `chosen` comes from `choose(settings)`. Which engine it is, and why, is logged once here.
+    A replay's options are honoured call by call, with engines of their own.
     """
     identity = chosen.engine.identity
     logger("transcribe").info(
@@ -36,9 +38,17 @@ def stage(
         reason=chosen.reason,
     )
     transcriber = Transcriber(settings, objects, chosen, Vad())
+    engines = ReplayEngines(settings, chosen)
+
+    def overridden(envelope: Envelope[CallRecorded]) -> Transcriber:
+        """As a replay asks for it. What came back from a retry tier stands before live calls."""
+        wanted = with_options(settings, envelope.options)
+        engine = engines.get(wanted, may_block=envelope.message.topic == topics.REPLAY)
+        return replace(transcriber, settings=wanted, chosen=engine)
 
     def handle(envelope: Envelope[CallRecorded]) -> Sequence[Output]:
-        transcript = transcriber.transcribe(envelope.event, clock())
+        by = overridden(envelope) if envelope.options else transcriber
+        transcript = by.transcribe(envelope.event, clock())
         return [] if transcript is None else [Output(transcript)]
 
     return Stage(
@@ -47,4 +57,5 @@ def stage(
         targets=(topics.TRANSCRIBED,),
         handle=each(handle),
         workers=settings.workers,
+        options=tuple(OPTIONS),
     )

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.events import SegmentKind
+from services.runtime.errors import Invalid
+from services.runtime.stage import refuse_unknown_options
+
+OPTIONS: Mapping[str, str] = {
+    "engine": "What listens, as transcribe.engine.",
+    "model": "Whisper model by name or hub id, as transcribe.model; any model_dir is set aside.",
+    "language": "BCP 47 tag of every call, as transcribe.language.",
+}
+"""What a replay may override, each with its meaning."""
 
 
 class VadSettings(BaseModel):
@@ -70,7 +80,9 @@ class TranscribeSettings(BaseModel):
         "PocketSphinx (English only). stub: no recognition, for load tests.",
     )
     model: str = Field(
-        default="small", description="Whisper model by name or hub id; see model_dir."
+        default="small",
+        min_length=1,
+        description="Whisper model by name or hub id; see model_dir.",
     )
     model_dir: Path | None = Field(
         default=None,
@@ -96,6 +108,7 @@ class TranscribeSettings(BaseModel):
     )
     language: str | None = Field(
         default=None,
+        pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$",
         description="BCP 47 tag of every call; unset: from the call's hints, or detected.",
     )
     vad: VadSettings = Field(default=VadSettings(), description="What counts as speech.")
@@ -114,3 +127,29 @@ class TranscribeSettings(BaseModel):
     )
     cache: bool = Field(default=True, description="Whether results are kept beside the audio.")
     workers: int = Field(default=1, ge=1, description="Calls handled at once.")
+
+
+def with_options(settings: TranscribeSettings, options: Mapping[str, str]) -> TranscribeSettings:
+    """`settings` as a replay overrides them. Raises Invalid for an option or value that is none.
+
+    A model asked for is faster-whisper's: with `engine` auto, no other takes its place.
+    """
+    refuse_unknown_options("transcribe", OPTIONS, options)
+    try:
+        asked = TranscribeSettings.model_validate(dict(options))
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        raise Invalid(
+            "unknown_option",
+            f"transcribe cannot take option {name}={options[name]!r}: {error.errors()[0]['msg']}",
+        ) from None
+    wanted = settings.model_copy(update={name: getattr(asked, name) for name in options})
+    if "model" not in options:
+        return wanted
+    if wanted.engine not in ("auto", "faster-whisper"):
+        raise Invalid(
+            "unknown_option",
+            f"transcribe cannot take option model={wanted.model!r}: {wanted.engine} has no models; "
+            "ask for engine=faster-whisper too",
+        )
+    return wanted.model_copy(update={"engine": "faster-whisper", "model_dir": None})

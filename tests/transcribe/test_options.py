@@ -1,0 +1,228 @@
+"""What a replay may override of transcribe, and what it takes to have another engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas import topics
+from schemas.events import CallRecorded, CallTranscribed
+from services.assembly import OPTIONS, check_options
+from services.runtime.errors import Failure, Invalid, NotYet, Transient
+from services.runtime.log import Message
+from services.runtime.objects import DirectoryObjects
+from services.runtime.stage import Envelope, Stage
+from services.settings import Settings
+from services.transcribe.choice import Chosen, ReplayEngines
+from services.transcribe.handler import stage
+from services.transcribe.settings import TranscribeSettings, with_options
+from tests.transcribe.fake_engine import FakeEngine
+from tests.transcribe.sounds import recorded, speech, stored, wav
+
+NOW = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
+LIVE = Chosen(FakeEngine(model="live"), "the settings ask for it")
+LONGEST_S = 20.0
+
+
+@pytest.fixture
+def event(tmp_path: Path) -> CallRecorded:
+    objects = DirectoryObjects(tmp_path / "objects")
+    return recorded(stored(objects, "r1", wav([speech()]), 1))
+
+
+def handled(
+    made: Stage, event: CallRecorded, options: Mapping[str, str], topic: str = topics.REPLAY
+) -> CallTranscribed:
+    message = Message(topic, 0, 0, b"acme/call", b"", (), 0)
+    ((_, outcome),) = made.handle([Envelope(event, message, "1", 1, options=options)])
+    if isinstance(outcome, Exception):
+        raise outcome
+    (output,) = outcome
+    assert isinstance(output.event, CallTranscribed)
+    return output.event
+
+
+def made(tmp_path: Path, **settings: Any) -> Stage:
+    chosen = TranscribeSettings.model_validate({"engine": "pocketsphinx", **settings})
+    return stage(chosen, DirectoryObjects(tmp_path / "objects"), LIVE, clock=lambda: NOW)
+
+
+# What may be asked for
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"beam_size": "1"}, "no option 'beam_size'; it knows engine, model, language"),
+        ({"engine": "ears"}, "engine='ears'.*'faster-whisper'"),
+        ({"engine": ""}, "engine=''"),
+        ({"language": "../en"}, "language='../en'"),
+        ({"language": ""}, "language=''"),
+        ({"model": "", "engine": "faster-whisper"}, "model=''"),
+        ({"model": "large-v3", "engine": "stub"}, "stub has no models.*faster-whisper"),
+    ],
+)
+def test_what_is_no_option_is_refused_with_what_is_one(options: dict[str, str], told: str) -> None:
+    with pytest.raises(Invalid, match=rf"^unknown_option: (?s:.*){told}"):
+        with_options(TranscribeSettings(), options)
+    with pytest.raises(Invalid, match="unknown_option"):
+        check_options(Settings(), "transcribe", options)
+
+
+def test_an_option_is_checked_as_the_setting_is() -> None:
+    wanted = with_options(TranscribeSettings(beam_size=3), {"language": "zh-Hant"})
+    assert (wanted.language, wanted.beam_size) == ("zh-Hant", 3)
+    assert with_options(wanted, {}) == wanted
+
+
+def test_a_model_asked_for_is_never_replaced_by_another_engine(tmp_path: Path) -> None:
+    settings = TranscribeSettings(model_dir=tmp_path)
+    wanted = with_options(settings, {"model": "large-v3"})
+    assert (wanted.engine, wanted.model, wanted.model_dir) == ("faster-whisper", "large-v3", None)
+
+
+@pytest.mark.parametrize("name", ["ingest", "sink"])
+def test_other_stages_know_none(name: str) -> None:
+    assert not OPTIONS[name]
+    check_options(Settings(), name, {})
+    with pytest.raises(Invalid, match=f"unknown_option: {name} knows no option 'engine'.* none"):
+        check_options(Settings(), name, {"engine": "stub"})
+
+
+def test_the_stage_says_what_it_knows(tmp_path: Path) -> None:
+    assert made(tmp_path).options == tuple(OPTIONS["transcribe"]) == ("engine", "model", "language")
+
+
+# What comes of it
+
+
+def test_a_replay_is_heard_by_the_engine_it_asks_for_and_says_so(
+    tmp_path: Path, event: CallRecorded
+) -> None:
+    transcribing = made(tmp_path)
+    assert handled(transcribing, event, {}).engine.model == "live"
+    other = handled(transcribing, event, {"engine": "stub"})
+    assert other.engine.name == "stub"
+    assert "the replay's option engine asks for it" in other.engine.reason
+    same = handled(transcribing, event, {"engine": "pocketsphinx"})
+    assert (same.engine.model, same.engine.reason) == ("live", LIVE.reason)
+    assert handled(transcribing, event, {}, topics.RECORDED).engine.model == "live"
+
+
+def test_a_language_asked_for_is_the_one_listened_for(tmp_path: Path, event: CallRecorded) -> None:
+    transcribing = made(tmp_path)
+    german = handled(transcribing, event, {"engine": "stub", "language": "de-AT"})
+    assert german.language == "de"
+    assert {segment.language for segment in german.segments} == {"de"}
+    again = handled(transcribing, event, {"engine": "stub"})
+    assert not again.cached, "another language is another question"
+    assert again.language != "de"
+
+
+def test_a_wrong_option_is_refused_by_the_stage_too(tmp_path: Path, event: CallRecorded) -> None:
+    with pytest.raises(Invalid, match="unknown_option"):
+        handled(made(tmp_path), event, {"engine": "ears"})
+
+
+# Engines
+
+
+class Loader:
+    """Loads engines at will, and remembers which."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.failure: Exception | None = None
+        self.go = threading.Event()
+        self.go.set()
+
+    def __call__(self, settings: TranscribeSettings, asked_by: str) -> Chosen:
+        self.asked.append(settings.model)
+        assert self.go.wait(LONGEST_S)
+        if self.failure is not None:
+            raise self.failure
+        return Chosen(FakeEngine(model=settings.model), f"{asked_by} asks for it")
+
+
+def wanted(model: str) -> TranscribeSettings:
+    return TranscribeSettings(engine="faster-whisper", model=model)
+
+
+def test_two_engines_are_kept_beside_the_live_one_and_the_older_goes() -> None:
+    loader = Loader()
+    engines = ReplayEngines(wanted("small"), LIVE, loader)
+    assert engines.get(wanted("small"), may_block=True) is LIVE
+    first = engines.get(wanted("a"), may_block=True)
+    engines.get(wanted("b"), may_block=True)
+    assert engines.get(wanted("a"), may_block=True) is first
+    engines.get(wanted("c"), may_block=True)
+    assert engines.get(wanted("a"), may_block=True) is first, "used later than b"
+    assert loader.asked == ["a", "b", "c"]
+    engines.get(wanted("b"), may_block=True)
+    assert loader.asked == ["a", "b", "c", "b"]
+
+
+def test_a_model_that_cannot_be_had_now_holds_up_no_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loader = Loader()
+    engines = ReplayEngines(wanted("small"), LIVE, loader)
+    loader.failure = Transient("model_missing", "the hub does not answer")
+    for _ in range(3):
+        with pytest.raises(NotYet, match="model_missing: the hub does not answer"):
+            engines.get(wanted("large"), may_block=True)
+    assert loader.asked == ["large"], "who comes soon after does not wait for the hub again"
+    loader.failure = None
+    monkeypatch.setattr("services.transcribe.choice.time.monotonic", lambda: 1e9)
+    assert engines.get(wanted("large"), may_block=True).engine.identity.model == "large"
+
+
+def test_a_model_that_is_none_is_invalid() -> None:
+    loader = Loader()
+    loader.failure = ValueError("transcribe.model='big' is no Whisper model; one of small")
+    engines = ReplayEngines(wanted("small"), LIVE, loader)
+    for _ in range(2):
+        with pytest.raises(Invalid, match=r"unknown_option: .*'big' is no Whisper model"):
+            engines.get(wanted("big"), may_block=True)
+    assert loader.asked == ["big"]
+
+
+def test_what_stands_before_live_calls_does_not_wait_for_an_engine() -> None:
+    """A replay that comes back from a retry tier is handled where live calls are."""
+    loader = Loader()
+    loader.go.clear()
+    engines = ReplayEngines(wanted("small"), LIVE, loader)
+    for _ in range(3):
+        with pytest.raises(NotYet, match="engine_loading"):
+            engines.get(wanted("large"), may_block=False)
+    loader.go.set()
+    got = engines.get(wanted("large"), may_block=True)
+    assert engines.get(wanted("large"), may_block=False) is got
+    assert loader.asked == ["large"]
+
+
+def test_a_failure_beside_is_told_to_who_asks_next() -> None:
+    loader = Loader()
+    loader.failure = ValueError("no such model")
+    engines = ReplayEngines(wanted("small"), LIVE, loader)
+    with pytest.raises(NotYet, match="engine_loading"):
+        engines.get(wanted("big"), may_block=False)
+    with pytest.raises(Invalid, match="no such model"):
+        engines.get(wanted("big"), may_block=True)
+    assert loader.asked == ["big"]
+
+
+def test_a_replay_that_came_back_from_a_tier_is_told_by_its_topic(
+    tmp_path: Path, event: CallRecorded
+) -> None:
+    tier = topics.RETRY_TIERS[0].topic
+    transcribing = made(tmp_path)
+    with pytest.raises(Failure, match="engine_loading"):
+        handled(transcribing, event, {"engine": "stub"}, tier)
+    handled(transcribing, event, {"engine": "stub"})
+    assert handled(transcribing, event, {"engine": "stub"}, tier).engine.name == "stub"
