@@ -1,0 +1,1 @@
+"""The servers of `stack/` keep what the other tests build on."""
