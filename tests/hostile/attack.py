@@ -1,0 +1,242 @@
+"""Worker processes that try hostile input by the list, and what is seen of them.
+
+A violation is a worker that died, an end that is none (an unexpected exception, a dependency
+blamed, nothing at all), more than a second for one, or memory beyond its bound.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal
+
+from services.runtime.observe import configure_logs
+from services.sink.settings import SinkSettings
+from services.sink.warehouse import Warehouse
+from tests.hostile import audio, reading
+from tests.hostile.reading import Reader, peak_bytes
+from tests.hostile.recordings import Mutants
+
+Kind = Literal["audio", "messages", "loop"]
+
+SECONDS = 1.0
+# A transcript of hours takes long however sound it is: 4 hours are 0.7 MB.
+SECONDS_PER_MB = 4.0
+# Of one worker, libraries included; what one message may add to it, and its address space.
+PEAK_BYTES = 700_000_000
+GROWTH_BYTES = 150_000_000
+ADDRESS_SPACE_BYTES = 6 << 30
+# Of the messages, how many also go through the real loops and the real engine.
+LOOP_SHARE = 0.02
+_CHUNK: dict[Kind, int] = {"audio": 50, "messages": 1000, "loop": 500}
+_DEADLINE_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A chunk's end; `ends` are counted, `slow` and `bad` name numbers."""
+
+    ends: Counter[str]
+    bad: dict[int, str]
+    slow: dict[int, float]
+    longest_s: float
+    peak_bytes: int
+
+
+def _worker(kind: Kind, seed: int, begun: Any, pipe: Connection) -> None:
+    """Works off lists of numbers until it is told None. `begun` holds the number in hand."""
+    configure_logs("CRITICAL")
+    with tempfile.TemporaryDirectory(prefix="callstream-hostile-") as name:
+        folder = Path(name)
+        if kind == "audio":
+            _audio_worker(folder, seed, begun, pipe)
+        else:
+            _message_worker(kind, folder, seed, begun, pipe)
+
+
+def _audio_worker(folder: Path, seed: int, begun: Any, pipe: Connection) -> None:
+    def note(number: int) -> None:
+        begun.value = number
+
+    ear, mutants = audio.Ear(folder, note), Mutants(seed)
+    while (numbers := pipe.recv()) is not None:
+        heard = ear.hear(mutants, numbers)
+        bad = {n: _told(mutants, n, o) for n, o in heard.outcomes.items() if audio.violation(o)}
+        slow = {}
+        for number, seconds in heard.seconds.items():
+            if seconds > SECONDS:  # the machine has others to serve: the file alone decides
+                alone = min(ear.hear(mutants, [number]).seconds[number] for _ in range(3))
+                slow[number] = alone
+                if alone > SECONDS:
+                    bad[number] = _told(mutants, number, f"took {alone:.2f} s, alone")
+        ends = Counter(o.partition(": ")[0] for o in heard.outcomes.values())
+        if peak_bytes() > PEAK_BYTES:
+            bad[numbers[0]] = f"{peak_bytes() >> 20} MB held by one of the {len(numbers)} from here"
+        pipe.send(Done(ends, bad, slow, max(heard.seconds.values()), peak_bytes()))
+
+
+def _told(mutants: Mutants, number: int, end: str) -> str:
+    return f"{end} ({mutants.file(number).how})"
+
+
+def _message_worker(kind: Kind, folder: Path, seed: int, begun: Any, pipe: Connection) -> None:
+    if kind == "messages":
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    warehouse = Warehouse.open(SinkSettings(path=folder / "db")) if kind == "loop" else None
+    reader = Reader(folder, seed, warehouse)
+    while (numbers := pipe.recv()) is not None:
+        begun.value = numbers[0]
+        read = reader.run(numbers) if warehouse else reader.read(numbers)
+        bad = {n: o for n, o in read.outcomes.items() if reading.violation(o)}
+        slow = {}
+        for number, seconds in read.seconds.items():
+            if seconds > SECONDS:
+                size = len(reader.mutants.message(number).message.value or b"")
+                allowed = max(SECONDS, SECONDS_PER_MB * size / 1e6)
+                slow[number] = alone = min(reader.judge(number)[1] for _ in range(3))
+                if alone > allowed:
+                    bad[number] = f"took {alone:.2f} s for {size} bytes, alone"
+        for number, grown in read.grown.items():
+            if grown > GROWTH_BYTES:
+                bad[number] = f"raised the memory held by {grown >> 20} MB"
+        if kind == "messages" and peak_bytes() > PEAK_BYTES:
+            bad[numbers[0]] = f"{peak_bytes() >> 20} MB held after the {len(numbers)} from here"
+        bad = {n: f"{o} ({reader.mutants.message(n).how})" for n, o in bad.items()}
+        ends = Counter(
+            end.partition(": ")[0] for o in read.outcomes.values() for end in o.split("; ")
+        )
+        longest = max(read.seconds.values(), default=0.0)
+        pipe.send(Done(ends, bad, slow, longest, peak_bytes()))
+    if warehouse is not None:
+        warehouse.close()
+
+
+@dataclass
+class Report:
+    """What was seen of one kind."""
+
+    kind: Kind
+    count: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+    slow: dict[int, float] = field(default_factory=dict)
+    """Those over a second beside all else, with what they took alone."""
+    deaths: int = 0
+    longest_s: float = 0.0
+    peak_bytes: int = 0
+    took_s: float = 0.0
+
+    def add(self, numbers: Sequence[int], done: Done) -> None:
+        self.count += len(numbers)
+        self.ends += done.ends
+        self.violations += [f"{self.kind} {number}: {why}" for number, why in done.bad.items()]
+        self.slow |= done.slow
+        self.longest_s = max(self.longest_s, done.longest_s)
+        self.peak_bytes = max(self.peak_bytes, done.peak_bytes)
+
+    def lines(self) -> Iterator[str]:
+        for end, count in sorted(self.ends.items(), key=lambda item: -item[1]):
+            yield f"  {count:>9,}  {end}"
+        alone = max(self.slow.values(), default=0.0)
+        yield (
+            f"  {self.count:,} {self.kind} in {self.took_s:.0f} s: {self.deaths} deaths, "
+            f"{len(self.violations)} violations; the longest {self.longest_s:.2f} s, "
+            f"{len(self.slow)} over {SECONDS:g} s beside all else (alone at most {alone:.2f} s); "
+            f"at most {self.peak_bytes >> 20} MB held"
+        )
+
+
+class _Hand:
+    """A worker process and what it has in hand."""
+
+    def __init__(self, kind: Kind, seed: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.begun = context.Value("q", -1)
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_worker, args=(kind, seed, self.begun, theirs), daemon=False
+        )
+        self.process.start()
+        theirs.close()
+        self.numbers: Sequence[int] = ()
+        self.since = time.monotonic()
+
+    def give(self, numbers: Sequence[int]) -> None:
+        self.numbers, self.since = numbers, time.monotonic()
+        self.pipe.send(numbers)
+
+    def end(self) -> None:
+        with suppress(OSError):
+            self.pipe.send(None)
+        self.process.join(30)
+        self.process.kill()
+        self.process.join()
+
+
+def attack(kind: Kind, seed: int, numbers: Sequence[int], workers: int) -> Report:
+    """Try all `numbers` of a seed in `workers` processes, printing progress."""
+    report, started, told = Report(kind), time.monotonic(), 0.0
+    size = min(_CHUNK[kind], -(-len(numbers) // workers))
+    left = [numbers[at : at + size] for at in range(0, len(numbers), size)][::-1]
+    hands = [_Hand(kind, seed) for _ in range(min(workers, len(left)))]
+    for hand in hands:
+        hand.give(left.pop())
+    try:
+        while hands:
+            wait([hand.pipe for hand in hands], 1.0)
+            for hand in list(hands):
+                if not hand.pipe.poll() and hand.process.is_alive():
+                    if time.monotonic() - hand.since < _DEADLINE_S:
+                        continue
+                    hand.process.kill()
+                try:
+                    report.add(hand.numbers, hand.pipe.recv())
+                except (EOFError, OSError):
+                    left += _bury(hand, report)
+                    hands.remove(hand)
+                    if left:
+                        hand = _Hand(kind, seed)
+                        hands.append(hand)
+                if left:
+                    hand.give(left.pop())
+                elif hand in hands:
+                    hand.end()
+                    hands.remove(hand)
+            if time.monotonic() - told > 10:
+                told = time.monotonic()
+                rate = report.count / (told - started)
+                say(f"{kind}: {report.count:,} of {len(numbers):,}, {rate:,.0f}/s, "
+                     f"{len(report.violations)} violations")  # fmt: skip
+    finally:
+        for hand in hands:
+            hand.process.kill()
+            hand.process.join()
+    report.took_s = time.monotonic() - started
+    return report
+
+
+def _bury(hand: _Hand, report: Report) -> list[Sequence[int]]:
+    """A worker died: what it had in hand is the violation, the rest of its chunk is still to do."""
+    hand.process.join(10)
+    number = hand.begun.value
+    if number < 0:
+        raise RuntimeError(f"a worker ended before its first: status {hand.process.exitcode}")
+    report.deaths += 1
+    report.count += 1
+    report.violations.append(
+        f"{report.kind} {number}: the worker died with status {hand.process.exitcode}"
+    )
+    rest = [n for n in hand.numbers if n != number]
+    return [rest] if rest and report.deaths < 20 else []
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
