@@ -48,9 +48,9 @@ def moto() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def versitygw() -> Iterator[str]:
     try:
-        server = s3_server.versitygw(tmp_path_factory.mktemp("versitygw"))
+        server = s3_server.versitygw()
         endpoint = server.__enter__()
     except s3_server.Unavailable as reason:
         unavailable(reason)
