@@ -1,0 +1,1 @@
+"""Faults at random while calls pass, and what must hold all the same."""
