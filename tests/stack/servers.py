@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import NoReturn
+import time
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 import pytest
 
 from stack.server import Server, ServerError
+
+S = TypeVar("S", bound=Server)
 
 
 def absent(error: ServerError) -> NoReturn:
@@ -17,7 +21,7 @@ def absent(error: ServerError) -> NoReturn:
     pytest.skip(str(error))
 
 
-def started[S: Server](server: S) -> S:
+def started(server: S) -> S:
     """`server`, running, or the end of the test where it cannot be had."""
     try:
         server.start()
@@ -25,3 +29,11 @@ def started[S: Server](server: S) -> S:
         server.close()
         absent(error)
     return server
+
+
+def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Return when it holds; the test fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        time.sleep(0.01)

@@ -19,6 +19,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from stack.clickhouse import LARGEST_BODY_BYTES, ClickHouse
+from tests.stack.servers import until
 
 pytestmark = pytest.mark.clickhouse
 
@@ -194,8 +195,8 @@ def test_what_was_answered_survives_a_crash() -> None:
         for _ in range(2):
             thread = threading.Thread(target=insert)
             thread.start()
-            while done[0] % 50 < 30 and thread.is_alive():
-                pass
+            enough = done[0] + 30
+            until(lambda enough=enough: done[0] >= enough)  # type: ignore[misc]
             server.kill()
             thread.join()
             acknowledged = done[0]
