@@ -15,7 +15,9 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
 
-from services.runtime.kafka_log import KafkaLog, KafkaSettings, KafkaView
+from services.runtime.kafka_client import KafkaSettings
+from services.runtime.kafka_log import KafkaLog
+from services.runtime.kafka_view import KafkaView
 from services.runtime.log import Log, LogView, Record
 from services.runtime.sqlite_log import SqliteLog, SqliteView
 from stack.broker import Broker

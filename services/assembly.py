@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from schemas.events import CallEnded
-from schemas.topics import ENDED, RECORDED, TOPICS, TRANSCRIBED
+from schemas.topics import ENDED, RECORDED, REPLAY, TOPICS, TRANSCRIBED
 from services.enrich.handler import stage as enrich_stage
 from services.enrich.rules import load_tenant_rules
 from services.enrich.settings import OPTIONS as ENRICH_OPTIONS
 from services.enrich.settings import trial_rules
 from services.ingest.handler import stage as ingest_stage
 from services.runtime.codec import Codec, FolderRegistry
-from services.runtime.kafka_log import KafkaLog, KafkaView
+from services.runtime.kafka_log import KafkaLog
+from services.runtime.kafka_view import KafkaView
 from services.runtime.log import Log, LogView, TopicPartition
 from services.runtime.objects import DirectoryObjects, Objects, S3Objects
 from services.runtime.observe import Observer
@@ -25,11 +27,12 @@ from services.runtime.sqlite_log import SqliteLog, SqliteView
 from services.runtime.stage import Stage, refuse_unknown_options, utc_now
 from services.settings import Settings
 from services.sink.handler import stage as sink_stage
-from services.sink.warehouse import Warehouse
+from services.sink.warehouse import Result, Warehouse
 from services.transcribe.choice import choose
 from services.transcribe.handler import stage as transcribe_stage
 from services.transcribe.settings import OPTIONS as TRANSCRIBE_OPTIONS
 from services.transcribe.settings import with_options
+from services.watch import Watch
 
 STAGES = ("ingest", "transcribe", "enrich", "sink")
 # What each reads, retry tiers aside.
@@ -124,6 +127,14 @@ class Parts:
         """The stage of that name over these parts; may take long where it loads a model."""
         return _MAKERS[name](self)
 
+    def watch(self, names: Collection[str]) -> Watch:
+        """What measures the lag of the stages `names`; beside the sink, the dead letters too."""
+        reads = {
+            name: (self.group(name), tuple(dict.fromkeys((*SOURCES[name], REPLAY))))
+            for name in names
+        }
+        return Watch(self.view, self.observer, reads, STAGES if "sink" in names else ())
+
     def publish(self, log: Log, call: CallEnded) -> None:
         """Put `call` on its topic, durably; its id is the platform's own."""
         record = self.codec.encode(
@@ -155,11 +166,37 @@ class Parts:
 _MAKERS: dict[str, Callable[[Parts], Stage]] = {
     "ingest": lambda parts: ingest_stage(parts.settings.ingest, parts.objects),
     "transcribe": lambda parts: transcribe_stage(
-        parts.settings.transcribe, parts.objects, choose(parts.settings.transcribe)
+        parts.settings.transcribe,
+        parts.objects,
+        choose(parts.settings.transcribe),
+        listened=partial(parts.observer.listened, "transcribe"),
     ),
     "enrich": lambda parts: _enrich(parts),
-    "sink": lambda parts: sink_stage(parts.settings.sink, parts.warehouse),
+    "sink": lambda parts: sink_stage(
+        parts.settings.sink,
+        _CountedTables(parts.warehouse, partial(parts.observer.inserted, "sink")),
+    ),
 }
+
+
+@dataclass(frozen=True)
+class _CountedTables:
+    """The warehouse as the sink sees it; tells (table, rows) of every insert that took place."""
+
+    warehouse: Warehouse
+    inserted: Callable[[str, int], None]
+
+    def insert(
+        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str
+    ) -> None:
+        self.warehouse.insert(table, columns, data, token)
+        self.inserted(table, len(data[0]) if data else 0)
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Result:
+        return self.warehouse.query(sql, parameters)
+
+    def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        self.warehouse.command(sql, parameters)
 
 
 def _enrich(parts: Parts) -> Stage:

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.enrich.settings import EnrichSettings
 from services.ingest.settings import IngestSettings
-from services.runtime.kafka_log import KafkaSettings
+from services.runtime.kafka_client import KafkaSettings
 from services.runtime.settings import Policy
 from services.runtime.sqlite_log import PARTITIONS
 from services.sink.settings import SinkSettings

@@ -26,7 +26,12 @@ HOME_OF = {
     "av": {"services/runtime/audio.py"},
     "chdb": {"services/sink/warehouse.py"},
     "clickhouse_connect": {"services/sink/warehouse.py"},
-    "confluent_kafka": {"services/runtime/kafka_log.py"},
+    # Its client is shared by who reads and commits and by who looks.
+    "confluent_kafka": {
+        "services/runtime/kafka_client.py",
+        "services/runtime/kafka_log.py",
+        "services/runtime/kafka_view.py",
+    },
     "ctranslate2": {"services/transcribe/faster_whisper_engine.py"},
     "fastavro": {"services/runtime/codec.py"},
     "faster_whisper": {"services/transcribe/faster_whisper_engine.py"},
@@ -47,7 +52,7 @@ HOME_OF = {
     "sqlite3": {"services/runtime/sqlite_log.py"},
     "structlog": {"services/runtime/observe.py"},
     "transformers": {"services/enrich/transformer.py"},
-    "typer": {"services/cli/__main__.py"},
+    "typer": {"services/cli/__main__.py", "services/cli/replay.py"},
     "whisperx": {"services/transcribe/whisperx_engine.py"},
 }
 # Not among the core dependencies; only the file that needs one imports it.

@@ -1,5 +1,4 @@
-"""The production log: Apache Kafka 4, or what speaks its protocol. The only importer of
-confluent_kafka.
+"""The production log: Apache Kafka 4, or what speaks its protocol.
 
 A commit is one Kafka transaction: records and the group's offsets become visible together or not at
 all (KIP-447). It opens after the work and lasts only as long as the commit. What a commit is fenced
@@ -8,36 +7,40 @@ by is the group's own state: the broker refuses offsets under a generation that 
 
 from __future__ import annotations
 
+import json
 import struct
+import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    IsolationLevel,
-    KafkaError,
-    KafkaException,
-    Producer,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka import TopicPartition as KafkaPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
-from confluent_kafka.cimpl import NewTopic
-from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.topics import BY_NAME, DEAD_LETTER, RETRY_TIERS
 from services.runtime.errors import Transient
-from services.runtime.log import Lost, Message, Record, TooLarge, TopicPartition
-
-T = TypeVar("T")
+from services.runtime.kafka_client import (
+    LARGEST_RECORD_BYTES,
+    REFUSALS,
+    Connection,
+    KafkaSettings,
+    message_of,
+    milliseconds,
+)
+from services.runtime.log import (
+    Lost,
+    Message,
+    NoSuchTopic,
+    OffsetGone,
+    Record,
+    TooLarge,
+    TopicPartition,
+)
 
 # The broker says that this member is none, so none of its partitions is its own any more.
 _EXPELLED = frozenset(
@@ -50,71 +53,49 @@ _BETWEEN_GENERATIONS = frozenset(
         KafkaError.STALE_MEMBER_EPOCH,
     }
 )  # fmt: skip
-# Partitions change their leaders, or a transaction is just being ended: ask again.
-_MOVING = frozenset(
-    {
-        KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.NOT_COORDINATOR,
-        KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.UNSTABLE_OFFSET_COMMIT,
-    }
-)  # fmt: skip
 # Nothing is served until a person mends it, or for a while; the client itself keeps trying.
-_OUTAGES = frozenset(
-    {
-        KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION,
-        KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-    }
-)  # fmt: skip
+_OUTAGES = frozenset({KafkaError._ALL_BROKERS_DOWN, *REFUSALS})
+# There is no offset to begin at, or none that is in the log.
+_NOWHERE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION})
+_BEGINNING = -2
 # consume() does not let go for signals while it waits.
 _SLICE_S = 0.25
-_SCAN_BATCH = 1_000
+# Read ahead of one partition before it is paused; of all together; what the client itself keeps.
 _FAR_MESSAGES = 100
 _FAR_BYTES = 4_000_000
-# What waits or is refused carries its whole value and more headers than it came with: these topics
-# take more than brokers allow by default (1,048,588 bytes), and so does the client (1,000,000).
-_ROOMY = frozenset({DEAD_LETTER, *(tier.topic for tier in RETRY_TIERS)})
-_LARGEST_RECORD_BYTES = 2 * 1_048_576
+_AHEAD_BYTES = 64_000_000
+_CLIENT_KIB = 16_384
+# Offsets are moved past transaction markers this often: well within any retention.
+_MARKERS_S = 600.0
 
 
-class KafkaSettings(BaseModel):
-    """How to reach Kafka, and how a member behaves."""
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What the clients of one member say of themselves. Times are in seconds, sizes in bytes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    bootstrap: str = Field("localhost:9092", description="host:port of some brokers, by commas.")
-    group_protocol: Literal["classic", "consumer"] = Field(
-        "classic",
-        description="classic: cooperative-sticky, any broker. consumer: KIP-848, Kafka 4.0 and "
-        "newer; session times are the broker's.",
-    )
-    session_timeout_s: float = Field(
-        30.0, gt=0, description="A member that is silent for this long is dead (classic only)."
-    )
-    poll_timeout_s: float = Field(
-        300.0, gt=0, description="A member that does not ask for messages for this long leaves."
-    )
-    transaction_timeout_s: float = Field(
-        30.0, gt=0, description="A commit takes no longer; the broker aborts it after that."
-    )
-    request_timeout_s: float = Field(
-        15.0, gt=0, description="How long to wait for the broker's answer to a question."
-    )
-    replication_factor: int = Field(3, ge=1, description="Copies of each topic that is created.")
-    extra: dict[str, str] = Field(
-        default_factory=dict,
-        repr=False,
-        description="librdkafka options for every client: security.protocol, sasl.*, ssl.*. What "
-        "has a setting of its own, and what delivery rests on, cannot be set here.",
-    )
+    lag: Mapping[TopicPartition, int] = field(default_factory=dict)
+    """Of each partition held: offsets between the group's and the last committed message."""
+    ahead_messages: int = 0
+    """Read, and not yet handed out."""
+    fetch_queue_messages: int = 0
+    fetch_queue_bytes: int = 0
+    round_trip_s: Mapping[str, float] = field(default_factory=dict)
+    """Broker -> 99th percentile of its answers' time."""
+    rebalances: int = 0
+    commits: int = 0
+    aborts: int = 0
+    in_doubt: int = 0
+    """Commits of which nobody could say whether they took place."""
+    partitions_lost: int = 0
+    """Taken without being asked back."""
 
 
 class KafkaLog:
     """A `Log` on Kafka. Implements the contract of `services.runtime.log.Log`.
 
-    Without a group it only writes. Raises ValueError for a topic that is not there, `Transient`
-    where the brokers do not answer.
+    Without a group it only writes. Raises `NoSuchTopic` for a topic that is not there, `Transient`
+    where the brokers do not answer. `on_statistics` is called in the owner's thread, while it reads
+    or writes, every `statistics_s`.
 
     A commit whose outcome cannot be learned (the broker went away while it was asked to commit)
     raises `Lost`: the partitions are read again from wherever the group's offsets then stand, under
@@ -123,9 +104,14 @@ class KafkaLog:
     """
 
     def __init__(
-        self, settings: KafkaSettings, group: str = "", topics: Collection[str] = ()
+        self,
+        settings: KafkaSettings,
+        group: str = "",
+        topics: Collection[str] = (),
+        on_statistics: Callable[[Statistics], None] | None = None,
     ) -> None:
         self._settings = settings
+        self._connection = Connection(settings)
         self._group = group
         self._id = f"{group or 'writer'}-{uuid.uuid4().hex}"
         self._leases: dict[TopicPartition, int] = {}
@@ -133,38 +119,52 @@ class KafkaLog:
         self._paused: set[TopicPartition] = set()
         self._doubtful: set[TopicPartition] = set()
         self._ahead: dict[TopicPartition, deque[Message]] = {}
+        # Offsets where nothing was found, None where none was committed.
+        self._nowhere: dict[TopicPartition, int | None] = {}
+        # Of what is held: the offset after the last message handed out, after the last committed by
+        # this member, and where the log ended when it was last read up to there.
+        self._given: dict[TopicPartition, int] = {}
+        self._done: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._markers_at = time.monotonic() + _MARKERS_S
         self._trouble: KafkaError | None = None
         self._producer: Producer | None = None
         self._topics: set[str] = set()
         self._closed = False
+        self._on_statistics = on_statistics
+        self._statistics = Statistics()
         self._consumer: Consumer | None = None
         if group:
             self._require(topics)
-            with _answered(settings):
+            with self._connection.answered():
                 self._consumer = Consumer(self._consumer_config())
                 self._consumer.subscribe(
                     sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke,
-                    on_lost=self._on_revoke,
+                    on_lost=self._on_lost,
                 )  # fmt: skip
 
     def _consumer_config(self) -> dict[str, Any]:
         classic = {
             "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": _ms(self._settings.session_timeout_s),
-            "heartbeat.interval.ms": _ms(self._settings.session_timeout_s / 10),
+            "session.timeout.ms": milliseconds(self._settings.session_timeout_s),
+            "heartbeat.interval.ms": milliseconds(self._settings.session_timeout_s / 10),
         }
         return {
             # What is read ahead is thrown away by a pause.
-            "queued.max.messages.kbytes": 16_384,
+            "queued.max.messages.kbytes": _CLIENT_KIB,
             "fetch.wait.max.ms": 100,
-            **_client(self._settings),
+            **self._connection.config(),
             "group.id": self._group,
             "group.protocol": self._settings.group_protocol,
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "max.poll.interval.ms": _ms(self._settings.poll_timeout_s),
+            # What retention has taken is never passed over silently.
+            "auto.offset.reset": "error",
+            # How far the log is read where transaction markers follow the last message.
+            "enable.partition.eof": True,
+            "max.poll.interval.ms": milliseconds(self._settings.poll_timeout_s),
             "error_cb": self._on_error,
+            **self._statistics_config(),
             **(classic if self._settings.group_protocol == "classic" else {}),
         }
 
@@ -177,9 +177,11 @@ class KafkaLog:
         if consumer is None:
             return []
         deadline = time.monotonic() + wait_s
-        with _answered(self._settings):
+        with self._connection.answered():
             self._settle(consumer)
+            self._pass_markers()
             while True:
+                self._place(consumer)
                 self._pause(consumer)
                 open_ = [source for source in self._ahead if source not in hold]
                 wanted = limit - sum(len(self._ahead[source]) for source in open_)
@@ -203,14 +205,36 @@ class KafkaLog:
     def _read(self, raw: KafkaMessage) -> None:
         error = raw.error()
         if error is None:
-            message = _message(raw)
+            message = message_of(raw)
             lease = self._leases.get(message.source)
             if lease is not None:
                 ahead = self._ahead.setdefault(message.source, deque())
                 ahead.append(replace(message, lease=lease))
+        elif error.code() == KafkaError._PARTITION_EOF:
+            if (source := _source(raw)) in self._leases:
+                self._ends[source] = raw.offset() or 0
+        elif error.code() in _NOWHERE:
+            if (source := _source(raw)) in self._leases:
+                self._nowhere[source] = raw.offset()
         elif error.code() != KafkaError._MAX_POLL_EXCEEDED and not error.retriable():
             # Told when nothing is found: what was read beside it is not lost.
             self._trouble = error
+
+    def _place(self, consumer: Consumer) -> None:
+        """Begin at the first message kept, and only where the group has no offset."""
+        for source, offset in list(self._nowhere.items()):
+            at = _BEGINNING
+            if offset is not None and offset >= 0:
+                at = offset
+                first, end = consumer.get_watermark_offsets(
+                    KafkaPartition(*source), self._settings.request_timeout_s
+                )
+                if not first <= offset <= end:
+                    raise OffsetGone(self._group, source, offset, first, end)
+            del self._nowhere[source]
+            consumer.incremental_unassign(_partitions([source]))
+            consumer.incremental_assign([KafkaPartition(*source, at)])
+            self._paused.discard(source)
 
     def _give(self, limit: int, hold: Collection[TopicPartition]) -> list[Message]:
         """Up to `limit` of what was read ahead, some of each partition."""
@@ -220,7 +244,9 @@ class KafkaLog:
             ahead = self._ahead.pop(source)
             share = max(1, (limit - len(found)) // (len(sources) - at))
             while ahead and share and len(found) < limit:
-                found.append(ahead.popleft())
+                message = ahead.popleft()
+                self._given[source] = message.offset + 1
+                found.append(message)
                 share -= 1
             if ahead:
                 self._ahead[source] = ahead  # now the last in turn
@@ -228,12 +254,34 @@ class KafkaLog:
 
     def _pause(self, consumer: Consumer) -> None:
         """Pause what is far ahead; a pause for every hold would fetch the same again and again."""
-        wanted = {source for source, ahead in self._ahead.items() if _is_far(ahead)}
+        share = min(_FAR_BYTES, _AHEAD_BYTES // max(1, len(self._leases)))
+        wanted = {source for source, ahead in self._ahead.items() if _is_far(ahead, share)}
         if pause := wanted - self._paused:
             consumer.pause(_partitions(pause))
         if resume := self._paused - wanted:
             consumer.resume(_partitions(resume))
         self._paused = wanted
+
+    def _pass_markers(self) -> None:
+        """Now and then move the group's offsets past markers that follow all it has read.
+
+        They count among the offsets. Where retention takes them from a topic that is silent, a
+        group that has read everything would seem to have lost what it never had.
+        """
+        if time.monotonic() < self._markers_at:
+            return
+        self._markers_at = time.monotonic() + _MARKERS_S
+        past = {
+            source: end
+            for source, end in self._ends.items()
+            if source not in self._ahead
+            and self._given.get(source) == self._done.get(source)
+            and end > self._done.get(source, -1)
+        }
+        if past:
+            with suppress(Lost):
+                self.commit([], past)
+                self._given.update(past)
 
     def lease(self, source: TopicPartition) -> int | None:
         return self._leases.get(source)
@@ -252,14 +300,21 @@ class KafkaLog:
         self._doubtful -= sources
         consumer.incremental_unassign(partitions)
 
+    def _on_lost(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        """Taken already, and perhaps another's: as if revoked, for nothing is written at that."""
+        self._count(partitions_lost=len(partitions))
+        self._on_revoke(consumer, partitions)
+
     def _drop(self, sources: Collection[TopicPartition]) -> None:
         """End the leases; an assignment begins without a pause."""
         for source in sources:
-            self._leases.pop(source, None)
+            for kept in (self._leases, self._given, self._done, self._ends, self._nowhere):
+                kept.pop(source, None)
             self._ahead.pop(source, None)
         self._paused.difference_update(sources)
 
     def _on_error(self, error: KafkaError) -> None:
+        self._connection.heard(error)
         if error.code() in _OUTAGES or error.fatal():
             self._trouble = error
 
@@ -283,7 +338,7 @@ class KafkaLog:
             return
         self._require({record.topic for record in records})
         deadline = time.monotonic() + self._settings.transaction_timeout_s
-        with _answered(self._settings):
+        with self._connection.answered():
             producer = self._ready_producer(deadline)
             asked = False
             try:
@@ -296,6 +351,8 @@ class KafkaLog:
             except Exception as failure:
                 self._abandon(producer, failure, asked, offsets)
                 raise
+        self._done.update(offsets)
+        self._count(commits=1)
 
     def _produce(self, producer: Producer, records: Sequence[Record], deadline: float) -> None:
         # Of this commit only: reports of one that was given up may come during the next.
@@ -344,9 +401,8 @@ class KafkaLog:
         if _generation(metadata) <= 0:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
         positions = [KafkaPartition(*source, offset) for source, offset in offsets.items()]
-        _persist(
-            lambda left: producer.send_offsets_to_transaction(positions, metadata, left), deadline
-        )
+        send = partial(producer.send_offsets_to_transaction, positions, metadata)
+        _bounded(partial(_persist, send, deadline), deadline)
 
     def _abandon(
         self,
@@ -357,8 +413,13 @@ class KafkaLog:
     ) -> None:
         """End a transaction that failed; raises `Lost` where its partitions are no longer ours."""
         error = failure.args[0] if isinstance(failure, KafkaException) else None
+        if isinstance(failure, _Stuck):
+            self._producer = None
+            self._count(aborts=1)
+            return
         if asked and not (error is not None and error.txn_requires_abort()):
             self._producer = None
+            self._count(in_doubt=1)
             self._doubtful |= offsets.keys()
             self._drop(offsets)
             if offsets:
@@ -366,6 +427,7 @@ class KafkaLog:
             raise Transient(
                 "commit_in_doubt", f"{self._settings.bootstrap}: {failure}"
             ) from failure
+        self._count(aborts=1)
         try:
             if error is not None and error.fatal():
                 self._producer = None
@@ -390,32 +452,87 @@ class KafkaLog:
             producer = Producer(
                 {
                     "compression.type": "lz4",
-                    **_client(self._settings),
+                    **self._connection.config(),
                     "partitioner": "murmur2_random",
                     # The same for every producer of this member: each new one ends what its
                     # forerunner left open.
                     "transactional.id": self._id,
-                    "transaction.timeout.ms": _ms(self._settings.transaction_timeout_s),
+                    "transaction.timeout.ms": milliseconds(self._settings.transaction_timeout_s),
                     "delivery.report.only.error": True,
-                    "message.max.bytes": _LARGEST_RECORD_BYTES,
+                    "message.max.bytes": LARGEST_RECORD_BYTES,
                     # Bootstrapped again, librdkafka keeps its cached group coordinator, an ended
                     # connection: offsets sent through it wait for ever, whatever their timeout. A
                     # producer is made anew after failures, and bootstraps then.
                     "metadata.recovery.strategy": "none",
                     "error_cb": self._on_error,
+                    **({} if self._group else self._statistics_config()),
                 }
             )
-            _persist(producer.init_transactions, deadline)
+            try:
+                _persist(producer.init_transactions, deadline)
+            except KafkaException:
+                producer.poll(0)  # what it complained of
+                raise
             self._producer = producer
         return self._producer
 
     def _require(self, topics: Collection[str]) -> None:
         if self._topics.issuperset(topics):
             return
-        with _answered(self._settings):
-            self._topics = set(_topics(AdminClient(_client(self._settings)), self._settings))
-        if missing := sorted(set(topics) - self._topics):
-            raise ValueError(f"no such topic: {', '.join(missing)}; create it first")
+        with self._connection.answered():
+            self._topics = set(self._connection.topics(self._connection.admin()))
+        if missing := set(topics) - self._topics:
+            raise NoSuchTopic(missing)
+
+    # Statistics
+
+    def _statistics_config(self) -> dict[str, Any]:
+        if self._on_statistics is None:
+            return {}
+        return {
+            "statistics.interval.ms": milliseconds(self._settings.statistics_s),
+            "stats_cb": self._on_client_statistics,
+        }
+
+    def _count(self, **more: int) -> None:
+        counts = {name: getattr(self._statistics, name) + n for name, n in more.items()}
+        self._statistics = replace(self._statistics, **counts)
+
+    def _on_client_statistics(self, text: str) -> None:
+        told = json.loads(text)
+        lag: dict[TopicPartition, int] = {}
+        queued = size = 0
+        for topic in told["topics"].values():
+            for part in topic["partitions"].values():
+                source = TopicPartition(topic["topic"], part["partition"])
+                queued += part["fetchq_cnt"]
+                size += part["fetchq_size"]
+                if source in self._leases and part["ls_offset"] >= 0:
+                    lag[source] = self._lag(source, part)
+        self._statistics = replace(
+            self._statistics,
+            lag=lag,
+            ahead_messages=sum(map(len, self._ahead.values())),
+            fetch_queue_messages=queued,
+            fetch_queue_bytes=size,
+            round_trip_s={
+                broker["nodename"]: broker["rtt"]["p99"] / 1e6
+                for broker in told["brokers"].values()
+                if broker["nodeid"] >= 0 and broker["rtt"]["cnt"] > 0
+            },
+            rebalances=told.get("cgrp", {}).get("rebalance_cnt", 0),
+        )
+        assert self._on_statistics is not None
+        self._on_statistics(self._statistics)
+
+    def _lag(self, source: TopicPartition, part: Mapping[str, int]) -> int:
+        end = part["ls_offset"]
+        given, done = self._given.get(source), self._done.get(source)
+        if given == done and source not in self._ahead and self._ends.get(source) == end:
+            return 0  # markers are nothing to read
+        if done is None:
+            done = max(part["committed_offset"], part["lo_offset"])
+        return max(0, end - done)
 
     def close(self) -> None:
         if self._closed:
@@ -424,183 +541,38 @@ class KafkaLog:
         self._leases.clear()
         self._producer = None
         if self._consumer is not None:
-            with _answered(self._settings):
+            with self._connection.answered():
                 self._consumer.close()
 
 
-class KafkaView:
-    """A `LogView` of Kafka. A commit's messages may show a moment after the commit returned."""
-
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
-        with _answered(settings):
-            self._admin = AdminClient(_client(settings))
-
-    def create(self, topics: Mapping[str, int]) -> list[str]:
-        """Create what is missing, with cleanup and retention of the catalogue where it is there."""
-        have = self.partitions()
-        missing = [name for name in topics if name not in have]
-        made = []
-        with _answered(self._settings):
-            new = [
-                NewTopic(name, topics[name], self._settings.replication_factor, config=_kept(name))
-                for name in missing
-            ]
-            timeout_s = self._settings.request_timeout_s
-            pending = self._admin.create_topics(new, operation_timeout=timeout_s) if new else {}
-            for name, future in pending.items():
-                try:
-                    future.result(timeout_s)
-                except KafkaException as failure:
-                    if failure.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                        raise
-                else:
-                    made.append(name)
-            deadline = time.monotonic() + timeout_s
-            while not self.partitions().keys() >= set(topics):
-                if time.monotonic() > deadline:
-                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-                time.sleep(0.05)
-        return made
-
-    def partitions(self) -> dict[str, int]:
-        with _answered(self._settings):
-            return _topics(self._admin, self._settings)
-
-    def ends(self, topic: str) -> dict[int, tuple[int, int]]:
-        """As `LogView.ends`; transaction markers count among the offsets."""
-        count = self.partitions().get(topic, 0)
-        parts = [KafkaPartition(topic, number) for number in range(count)]
-
-        def asked(spec: OffsetSpec) -> dict[int, int]:
-            answers = self._admin.list_offsets(
-                dict.fromkeys(parts, spec),
-                isolation_level=IsolationLevel.READ_COMMITTED,
-                request_timeout=self._settings.request_timeout_s,
-            )
-            return {part.partition: answer.result().offset for part, answer in answers.items()}
-
-        firsts = self._ask(lambda: asked(OffsetSpec.earliest()))  # type: ignore[no-untyped-call]
-        ends = self._ask(lambda: asked(OffsetSpec.latest()))  # type: ignore[no-untyped-call]
-        return {number: (firsts[number], ends[number]) for number in range(count)}
-
-    def committed(self, group: str) -> dict[TopicPartition, int]:
-        # Each partition is named: of all that a group has, the broker leaves out those whose first
-        # commit is just being ended, instead of saying so.
-        parts = [
-            KafkaPartition(topic, number)
-            for topic, count in self.partitions().items()
-            for number in range(count)
-        ]
-
-        def asked() -> list[KafkaPartition]:
-            answers = self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group, parts)],
-                require_stable=True,
-                request_timeout=self._settings.request_timeout_s,
-            )
-            found = answers[group].result().topic_partitions or []
-            for partition in found:
-                if partition.error is not None:
-                    raise KafkaException(partition.error)
-            return found
-
-        found = self._ask(asked) if parts else []
-        return {TopicPartition(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
-
-    def _ask(self, question: Callable[[], T]) -> T:
-        deadline = time.monotonic() + self._settings.request_timeout_s
-        with _answered(self._settings):
-            while True:
-                try:
-                    return question()
-                except KafkaException as failure:
-                    code = failure.args[0].code()
-                    if code not in _MOVING or time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.05)
-
-    def scan(self, topic: str, start: Mapping[int, int] | None = None) -> Iterator[Message]:
-        """As `LogView.scan`; partitions are interleaved, each in its order."""
-        begin = {
-            number: max(first, (start or {}).get(number, 0))
-            for number, (first, end) in self.ends(topic).items()
-            if max(first, (start or {}).get(number, 0)) < end
-        }
-        if not begin:
-            return
-        consumer = Consumer(
-            {
-                **_client(self._settings),
-                "group.id": f"scan-{uuid.uuid4().hex}",
-                "fetch.wait.max.ms": 20,
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                # The end is told: the last offset may be a transaction marker, never a message.
-                "enable.partition.eof": True,
-            }
-        )
-        try:
-            with _answered(self._settings):
-                consumer.assign([KafkaPartition(topic, p, at) for p, at in begin.items()])
-                yield from self._until_ends(consumer, topic, set(begin))
-        finally:
-            consumer.close()
-
-    def _until_ends(self, consumer: Consumer, topic: str, open_: set[int]) -> Iterator[Message]:
-        ends = {number: end for number, (_, end) in self.ends(topic).items()}
-        deadline = time.monotonic() + self._settings.request_timeout_s
-        while open_:
-            for raw in consumer.consume(_SCAN_BATCH, 0.05):
-                deadline = time.monotonic() + self._settings.request_timeout_s
-                error, number, offset = raw.error(), raw.partition(), raw.offset()
-                assert number is not None
-                assert offset is not None
-                if error is not None:
-                    if error.code() != KafkaError._PARTITION_EOF:
-                        raise KafkaException(error)
-                    open_.discard(number)
-                    continue
-                if offset < ends[number]:
-                    yield _message(raw)
-                if offset + 1 >= ends[number]:
-                    open_.discard(number)
-            if time.monotonic() > deadline:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-
-    def close(self) -> None:
-        """Nothing is held."""
+class _Stuck(KafkaException):
+    """A call of the client that does not come back."""
 
 
-def _client(settings: KafkaSettings) -> dict[str, Any]:
-    return {
-        # Errors come back through exceptions and callbacks; the client's own lines only repeat it.
-        "log_level": 2,
-        "allow.auto.create.topics": False,
-        **settings.extra,
-        "bootstrap.servers": settings.bootstrap,
-    }
+def _bounded(call: Callable[[], None], deadline: float) -> None:
+    """Call in a thread of its own, and leave it there when time is over.
 
-
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1000))
-
-
-@contextmanager
-def _answered(settings: KafkaSettings) -> Iterator[None]:
-    """What the client raises, as `Transient` with the brokers' address.
-
-    A setting that it refuses is a ValueError instead: waiting would not mend it.
+    librdkafka's sending of offsets knows no timeout while the group's coordinator is away
+    (issues 5456 and 5511): a member would stand still with it. The producer left behind ends with
+    its thread; its transaction is ended by the next one of the same id.
     """
-    try:
-        yield
-    except KafkaException as failure:
-        error = failure.args[0]
-        if error.code() == KafkaError._INVALID_ARG:
-            raise ValueError(f"the Kafka client refuses its settings: {error.str()}") from failure
-        raise Transient(
-            "log_down", f"{settings.bootstrap}: {error.name()}: {error.str()}"
-        ) from failure
+    ended: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+
+    thread = threading.Thread(target=run, name="send offsets", daemon=True)
+    thread.start()
+    thread.join(max(0.1, deadline + _SLICE_S - time.monotonic()))
+    if not ended:
+        raise _Stuck(KafkaError(KafkaError._TIMED_OUT, "sending offsets does not come back"))
+    if ended[0] is not None:
+        raise ended[0]
 
 
 def _persist(call: Callable[[float], object], deadline: float) -> None:
@@ -626,25 +598,6 @@ def _generation(metadata: bytes) -> int:
     return int(struct.unpack_from("=i", metadata, len(magic))[0])
 
 
-def _topics(admin: AdminClient, settings: KafkaSettings) -> dict[str, int]:
-    found = admin.list_topics(timeout=settings.request_timeout_s).topics
-    return {
-        name: len(topic.partitions)
-        for name, topic in found.items()
-        if topic.error is None and not name.startswith("__")
-    }
-
-
-def _kept(name: str) -> dict[str, str]:
-    topic = BY_NAME.get(name)
-    if topic is None:
-        return {}
-    if topic.cleanup == "compact":
-        return {"cleanup.policy": "compact"}
-    room = {"max.message.bytes": str(_LARGEST_RECORD_BYTES)} if name in _ROOMY else {}
-    return {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms), **room}
-
-
 def _too_large(record: Record, limit: str) -> TooLarge:
     size = len(record.value or b"") + len(record.key or b"")
     return TooLarge(
@@ -654,29 +607,19 @@ def _too_large(record: Record, limit: str) -> TooLarge:
     )
 
 
-def _is_far(ahead: Collection[Message]) -> bool:
+def _is_far(ahead: Collection[Message], far_bytes: int) -> bool:
     return (
         len(ahead) >= _FAR_MESSAGES
-        or sum(len(message.value or b"") for message in ahead) >= _FAR_BYTES
+        or sum(len(message.value or b"") for message in ahead) >= far_bytes
     )
+
+
+def _source(raw: KafkaMessage) -> TopicPartition:
+    topic, partition = raw.topic(), raw.partition()
+    assert topic is not None
+    assert partition is not None
+    return TopicPartition(topic, partition)
 
 
 def _partitions(sources: Collection[TopicPartition]) -> list[KafkaPartition]:
     return [KafkaPartition(source.topic, source.partition) for source in sources]
-
-
-def _message(raw: KafkaMessage) -> Message:
-    topic, partition, offset = raw.topic(), raw.partition(), raw.offset()
-    assert topic is not None
-    assert partition is not None
-    assert offset is not None
-    headers: Any = raw.headers() or ()
-    return Message(
-        topic,
-        partition,
-        offset,
-        raw.key(),
-        raw.value(),
-        tuple((name, b"" if value is None else value) for name, value in headers),
-        raw.timestamp()[1],
-    )

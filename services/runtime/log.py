@@ -65,7 +65,8 @@ class Log(Protocol):
 
         Only committed messages are seen. Order holds within a partition. Partitions in `hold` are
         not read from during this call. Must be called at least every few seconds, work or no work:
-        membership of the group depends on it.
+        membership of the group depends on it. A group begins at the first message kept; raises
+        `OffsetGone` where what follows those it committed is no longer there.
         """
 
     def commit(self, records: Sequence[Record], offsets: Mapping[TopicPartition, int]) -> None:
@@ -90,6 +91,45 @@ class Lost(Exception):
     def __init__(self, sources: Collection[TopicPartition]) -> None:
         super().__init__(", ".join(f"{topic}[{part}]" for topic, part in sorted(sources)))
         self.sources = frozenset(sources)
+
+
+class OffsetGone(Exception):
+    """The next offset that a group is to read is not in the log: nothing is passed over silently.
+
+    `first` is the first offset kept, `end` that after the last message.
+    """
+
+    def __init__(
+        self, group: str, source: TopicPartition, offset: int, first: int, end: int
+    ) -> None:
+        stage = group.removeprefix("callstream.")
+        if offset < first:
+            what = (
+                f"the first kept is {first}: {first - offset} are gone, deleted by retention "
+                "before they were read"
+            )
+        else:
+            what = (
+                f"the topic ends at {end}, {offset - end} before it, and keeps {end - first}: it "
+                "was made anew, or has lost its end"
+            )
+        super().__init__(
+            f"{source.topic}[{source.partition}]: group {group} is to read offset {offset}, and "
+            f"{what}. `callstream topics rewind {stage}` moves the group to the first message kept "
+            "and says what it passes over; calls that were lost so are replayed from the archive"
+        )
+        self.source, self.offset, self.first, self.end = source, offset, first, end
+
+
+class NoSuchTopic(ValueError):
+    """Topics that are read or written and are not there."""
+
+    def __init__(self, topics: Collection[str]) -> None:
+        self.topics = tuple(sorted(topics))
+        super().__init__(
+            f"no such topic: {', '.join(self.topics)}; `callstream topics create` makes what is "
+            "missing"
+        )
 
 
 class TooLarge(ValueError):
@@ -117,6 +157,12 @@ class LogView(Protocol):
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
         """The group's offsets; partitions never committed are absent."""
+
+    def rewind(self, group: str) -> dict[TopicPartition, tuple[int, int]]:
+        """Move what the group is to read and the log no longer has to the first message kept.
+
+        Partition -> (offset before, offset now). Raises ValueError while the group has members.
+        """
 
     def scan(self, topic: str, start: Mapping[int, int] | None = None) -> Iterator[Message]:
         """Committed messages of `topic` from `start` (default: the first kept) to the end now."""

@@ -23,7 +23,16 @@ from typing import ClassVar
 
 from schemas.topics import TOPICS, Topic
 from services.runtime.errors import Transient
-from services.runtime.log import Headers, Lost, Message, Record, TopicPartition, partition_for
+from services.runtime.log import (
+    Headers,
+    Lost,
+    Message,
+    NoSuchTopic,
+    OffsetGone,
+    Record,
+    TopicPartition,
+    partition_for,
+)
 
 # The embedded default: parallel enough for one machine, few enough to look at.
 PARTITIONS = 4
@@ -149,9 +158,8 @@ class SqliteLog:
         self._presence = _Presence(self._db.path, self._member) if group else None
         if group:
             known = {name for (name,) in self._db.rows("SELECT DISTINCT topic FROM partitions")}
-            missing = sorted(set(self._topics) - known)
-            if missing:
-                raise ValueError(f"no such topic: {', '.join(missing)}; create it first")
+            if missing := set(self._topics) - {str(name) for name in known}:
+                raise NoSuchTopic(missing)
             with self._db.transaction() as tx:
                 tx.execute(
                     "INSERT INTO members VALUES (?, ?, ?)",
@@ -187,13 +195,16 @@ class SqliteLog:
         sources = sorted(source for source in self._leases if source not in hold)
         if not sources or limit <= 0:
             return []
-        ends = {
-            (topic, partition): end
-            for topic, partition, end in self._db.rows(
-                "SELECT topic, partition, next_offset FROM partitions"
+        kept = {
+            TopicPartition(str(topic), int(str(partition))): (int(str(first)), int(str(end)))
+            for topic, partition, first, end in self._db.rows(
+                "SELECT topic, partition, first_offset, next_offset FROM partitions"
             )
         }
-        ready = [source for source in sources if self._read[source] < ends[source]]  # type: ignore[operator]
+        for source in sources:
+            self._refuse_gone(source, self._read[source], *kept[source])
+        ends = {source: end for source, (_, end) in kept.items()}
+        ready = [source for source in sources if self._read[source] < ends[source]]
         # Another partition comes first each time, so that a full one starves nobody.
         self._turn += 1
         found: list[Message] = []
@@ -206,15 +217,26 @@ class SqliteLog:
                 (source.topic, source.partition, self._read[source], share),
             )
             lease = self._leases[source]
+            if not rows or rows[0][0] != self._read[source]:  # compacted, or expired just now
+                kept_now = self._db.rows(
+                    "SELECT first_offset FROM partitions WHERE topic = ? AND partition = ?", source
+                )
+                self._refuse_gone(
+                    source, self._read[source], int(str(kept_now[0][0])), ends[source]
+                )
             for row in rows:
                 found.append(_message(source, row, lease))
             if rows:
                 self._read[source] = found[-1].offset + 1
             else:  # everything in between has been cleaned away
-                self._read[source] = ends[source]  # type: ignore[assignment]
+                self._read[source] = ends[source]
             if len(found) >= limit:
                 break
         return found
+
+    def _refuse_gone(self, source: TopicPartition, offset: int, first: int, end: int) -> None:
+        if not first <= offset <= end:
+            raise OffsetGone(self._group, source, offset, first, end)
 
     def lease(self, source: TopicPartition) -> int | None:
         return self._leases.get(source)
@@ -266,10 +288,13 @@ class SqliteLog:
                     " WHERE group_name=? AND topic=? AND partition=?",
                     (self._group, *source),
                 ).fetchone()
-                first = tx.execute(
-                    "SELECT first_offset FROM partitions WHERE topic=? AND partition=?", source
-                ).fetchone()[0]
-                taken[source] = max(first, committed[0] if committed else 0)
+                first, end = tx.execute(
+                    "SELECT first_offset, next_offset FROM partitions"
+                    " WHERE topic = ? AND partition = ?",
+                    source,
+                ).fetchone()
+                taken[source] = committed[0] if committed else first
+                self._refuse_gone(source, taken[source], first, end)
         # Only what is committed is so: an owner in the file that reads nothing is nobody's.
         for source in lost:
             del self._leases[source]
@@ -360,7 +385,7 @@ class SqliteLog:
             "SELECT partition, next_offset FROM partitions WHERE topic = ?", (topic,)
         ).fetchall()
         if not rows:
-            raise ValueError(f"no such topic: {topic}; create it first")
+            raise NoSuchTopic([topic])
         counts[topic] = len(rows)
         for partition, end in rows:
             ends[TopicPartition(topic, partition)] = end
@@ -462,6 +487,29 @@ class SqliteView:
             "SELECT topic, partition, next_offset FROM offsets WHERE group_name = ?", (group,)
         )
         return {TopicPartition(str(t), int(str(p))): int(str(offset)) for t, p, offset in rows}
+
+    def rewind(self, group: str) -> dict[TopicPartition, tuple[int, int]]:
+        with self._db.transaction() as tx:
+            members = tx.execute("SELECT member FROM members WHERE group_name = ?", (group,))
+            alive = sum(_Presence.held(self._db.path, member) for (member,) in members.fetchall())
+            if alive:
+                raise ValueError(f"group {group} has {alive} members: stop them first")
+            moved = {
+                TopicPartition(topic, partition): (offset, first)
+                for topic, partition, offset, first in tx.execute(
+                    "SELECT topic, partition, o.next_offset, first_offset"
+                    " FROM offsets AS o JOIN partitions AS p USING (topic, partition)"
+                    " WHERE group_name = ? AND"
+                    " (o.next_offset < first_offset OR o.next_offset > p.next_offset)",
+                    (group,),
+                )
+            }
+            tx.executemany(
+                "UPDATE offsets SET next_offset = ?"
+                " WHERE group_name = ? AND topic = ? AND partition = ?",
+                [(first, group, *source) for source, (_, first) in moved.items()],
+            )
+        return moved
 
     def scan(self, topic: str, start: Mapping[int, int] | None = None) -> Iterator[Message]:
         for partition, (first, end) in sorted(self.ends(topic).items()):

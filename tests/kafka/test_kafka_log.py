@@ -24,7 +24,9 @@ from confluent_kafka.admin._resource import ResourceType
 
 from schemas.topics import DEAD_LETTER, ERASED, RETRY_TIERS
 from services.runtime.errors import Transient
-from services.runtime.kafka_log import KafkaLog, KafkaSettings, KafkaView, _generation
+from services.runtime.kafka_client import KafkaSettings
+from services.runtime.kafka_log import KafkaLog, _generation
+from services.runtime.kafka_view import KafkaView
 from services.runtime.log import Lost, Message, Record, TooLarge, TopicPartition
 from stack.broker import Broker, BrokerError
 from tests.kafka.fixtures import absent
@@ -40,7 +42,8 @@ _PATIENCE_S = 60.0
 _MEMBER = """
 import sys
 from services.runtime.errors import Transient
-from services.runtime.kafka_log import KafkaLog, KafkaSettings
+from services.runtime.kafka_client import KafkaSettings
+from services.runtime.kafka_log import KafkaLog
 from services.runtime.log import Lost, Record
 settings, group, source, target, mode = sys.argv[1:]
 log = KafkaLog(KafkaSettings.model_validate_json(settings), group, [source])

@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.runtime.errors import Transient
-from services.runtime.kafka_log import KafkaLog, KafkaSettings, KafkaView
+from services.runtime.kafka_client import KafkaSettings
+from services.runtime.kafka_log import KafkaLog
+from services.runtime.kafka_view import KafkaView
 from services.runtime.log import (
     Log,
     LogView,

@@ -1,0 +1,376 @@
+"""The Kafka log as operators and commands see it: topics made and checked, messages read without a
+group, groups moved.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+)
+from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewTopic
+
+from schemas.topics import BY_NAME, DEAD_LETTER, RETRY_TIERS, Topic
+from services.runtime.errors import Transient
+from services.runtime.kafka_client import (
+    LARGEST_RECORD_BYTES,
+    Connection,
+    KafkaSettings,
+    message_of,
+)
+from services.runtime.log import Message, TopicPartition
+
+T = TypeVar("T")
+
+# Partitions change their leaders, or a transaction is just being ended: ask again.
+_MOVING = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+    }
+)  # fmt: skip
+_SCAN_BATCH = 1_000
+# What waits or is refused carries its whole value and more headers than it came with: these topics
+# take more than brokers allow by default.
+_ROOMY = frozenset({DEAD_LETTER, *(tier.topic for tier in RETRY_TIERS)})
+_BROKERS_LARGEST_BYTES = 1_048_588
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One thing about a topic that is not as the catalogue says."""
+
+    topic: str
+    what: str
+    wanted: str
+    found: str
+    mend: str
+    """What a person does about it; empty where `KafkaView.fix` does it, and nothing is lost."""
+
+
+class KafkaView:
+    """A `LogView` of Kafka. A commit's messages may show a moment after the commit returned."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._connection = Connection(settings)
+        self._admin: AdminClient | None = None
+        with self._asking():
+            """A setting that the client refuses is told at once."""
+
+    @contextmanager
+    def _asking(self) -> Iterator[AdminClient]:
+        """The client; after a failure a new one, which looks for the brokers anew."""
+        try:
+            with self._connection.answered():
+                self._admin = admin = self._admin or self._connection.admin()
+                yield admin
+        except Transient:
+            self._admin = None
+            raise
+
+    def create(self, topics: Mapping[str, int]) -> list[str]:
+        """Create what is missing, with cleanup and retention of the catalogue where it is there."""
+        have = self.partitions()
+        missing = [name for name in topics if name not in have]
+        made = []
+        with self._asking() as admin:
+            new = [
+                NewTopic(
+                    name, topics[name], self._settings.replication_factor, config=_wanted(name)
+                )
+                for name in missing
+            ]
+            timeout_s = self._settings.request_timeout_s
+            pending = admin.create_topics(new, operation_timeout=timeout_s) if new else {}
+            for name, future in pending.items():
+                try:
+                    future.result(timeout_s)
+                except KafkaException as failure:
+                    if failure.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                        raise
+                else:
+                    made.append(name)
+            deadline = time.monotonic() + timeout_s
+            while not self.partitions().keys() >= set(topics):
+                if time.monotonic() > deadline:
+                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+                time.sleep(0.05)
+        return made
+
+    def partitions(self) -> dict[str, int]:
+        with self._asking() as admin:
+            return self._connection.topics(admin)
+
+    def ends(self, topic: str) -> dict[int, tuple[int, int]]:
+        """As `LogView.ends`; transaction markers count among the offsets."""
+        count = self.partitions().get(topic, 0)
+        parts = [KafkaPartition(topic, number) for number in range(count)]
+
+        def asked(admin: AdminClient, spec: OffsetSpec) -> dict[int, int]:
+            answers = admin.list_offsets(
+                dict.fromkeys(parts, spec),
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=self._settings.request_timeout_s,
+            )
+            return {part.partition: answer.result().offset for part, answer in answers.items()}
+
+        first, last = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        firsts = self._ask(lambda admin: asked(admin, first))
+        ends = self._ask(lambda admin: asked(admin, last))
+        return {number: (firsts[number], ends[number]) for number in range(count)}
+
+    def committed(self, group: str) -> dict[TopicPartition, int]:
+        # Each partition is named: of all that a group has, the broker leaves out those whose first
+        # commit is just being ended, instead of saying so.
+        parts = [
+            KafkaPartition(topic, number)
+            for topic, count in self.partitions().items()
+            for number in range(count)
+        ]
+
+        def asked(admin: AdminClient) -> list[KafkaPartition]:
+            answers = admin.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group, parts)],
+                require_stable=True,
+                request_timeout=self._settings.request_timeout_s,
+            )
+            found = answers[group].result().topic_partitions or []
+            for partition in found:
+                if partition.error is not None:
+                    raise KafkaException(partition.error)
+            return found
+
+        found = self._ask(asked) if parts else []
+        return {TopicPartition(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+    def rewind(self, group: str) -> dict[TopicPartition, tuple[int, int]]:
+        """As `LogView.rewind`."""
+        if members := self._ask(partial(self._members, group)):
+            raise ValueError(
+                f"group {group} has {members} members: stop them first; one that was killed "
+                "counts until its session has timed out"
+            )
+        moved: dict[TopicPartition, tuple[int, int]] = {}
+        ends: dict[str, dict[int, tuple[int, int]]] = {}
+        for source, offset in self.committed(group).items():
+            if source.topic not in ends:
+                ends[source.topic] = self.ends(source.topic)
+            first, end = ends[source.topic][source.partition]
+            if not first <= offset <= end:
+                moved[source] = (offset, first)
+        if moved:
+            parts = [KafkaPartition(*source, first) for source, (_, first) in moved.items()]
+            timeout_s = self._settings.request_timeout_s
+
+            def move(admin: AdminClient) -> None:
+                wanted = [ConsumerGroupTopicPartitions(group, parts)]
+                answers = admin.alter_consumer_group_offsets(wanted, request_timeout=timeout_s)
+                for partition in answers[group].result().topic_partitions or []:
+                    if partition.error is not None:
+                        raise KafkaException(partition.error)
+
+            self._ask(move)
+        return moved
+
+    def _members(self, group: str, admin: AdminClient) -> int:
+        answers = admin.describe_consumer_groups(
+            [group], request_timeout=self._settings.request_timeout_s
+        )
+        try:
+            return len(answers[group].result().members)
+        except KafkaException as failure:
+            if failure.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return 0
+            raise
+
+    def _ask(self, question: Callable[[AdminClient], T]) -> T:
+        deadline = time.monotonic() + self._settings.request_timeout_s
+        with self._asking() as admin:
+            while True:
+                try:
+                    return question(admin)
+                except KafkaException as failure:
+                    code = failure.args[0].code()
+                    if code not in _MOVING or time.monotonic() > deadline:
+                        admin.poll(0)  # what it complained of
+                        raise
+                    time.sleep(0.05)
+
+    # Topics against the catalogue
+
+    def drifts(self, topics: Sequence[Topic]) -> list[Drift]:
+        """In what the topics that are there differ from what the catalogue says."""
+        found = self._ask(self._described)
+        names = [topic.name for topic in topics if topic.name in found]
+        kept = self._ask(partial(self._configured, names)) if names else {}
+        drifts: list[Drift] = []
+        for topic in topics:
+            if topic.name in found:
+                partitions, copies = found[topic.name]
+                drifts += self._shape(topic, partitions, copies)
+                drifts += _keeping(topic, kept[topic.name])
+        return drifts
+
+    def fix(self, drifts: Sequence[Drift]) -> list[Drift]:
+        """Alter what can be altered without loss; which that was."""
+        mendable = [drift for drift in drifts if not drift.mend]
+        changes: dict[str, list[ConfigEntry]] = {}
+        for drift in mendable:
+            entry = ConfigEntry(
+                drift.what, drift.wanted, incremental_operation=AlterConfigOpType.SET
+            )
+            changes.setdefault(drift.topic, []).append(entry)
+        resources = [
+            ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+            for name, entries in changes.items()
+        ]
+
+        def alter(admin: AdminClient) -> None:
+            for answer in admin.incremental_alter_configs(resources).values():
+                answer.result(self._settings.request_timeout_s)
+
+        if resources:
+            self._ask(alter)
+        return mendable
+
+    def _described(self, admin: AdminClient) -> dict[str, tuple[int, int]]:
+        """Topic -> number of partitions, and the fewest copies of one."""
+        found = admin.list_topics(timeout=self._settings.request_timeout_s).topics
+        return {
+            name: (len(topic.partitions), min(len(p.replicas) for p in topic.partitions.values()))
+            for name, topic in found.items()
+            if topic.error is None and topic.partitions
+        }
+
+    def _configured(self, names: Sequence[str], admin: AdminClient) -> dict[str, dict[str, str]]:
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        answers = admin.describe_configs(resources)
+        return {
+            resource.name: {
+                name: str(entry.value)
+                for name, entry in answer.result(self._settings.request_timeout_s).items()
+            }
+            for resource, answer in answers.items()
+        }
+
+    def _shape(self, topic: Topic, partitions: int, copies: int) -> Iterator[Drift]:
+        if partitions != topic.partitions:
+            mend = (
+                "let the stages read to the end and stop them, then kafka-topics.sh --alter "
+                f"--topic {topic.name} --partitions {topic.partitions}: later events of a call "
+                "lie in another partition than its earlier ones"
+                if partitions < topic.partitions
+                else "none is needed; partitions cannot be taken away"
+            )
+            yield Drift(topic.name, "partitions", str(topic.partitions), str(partitions), mend)
+        wanted = self._settings.replication_factor
+        if copies < wanted:
+            yield Drift(
+                topic.name, "replication", str(wanted), str(copies),
+                "kafka-reassign-partitions.sh, or set CALLSTREAM_LOG__KAFKA__REPLICATION_FACTOR "
+                "to what is meant",
+            )  # fmt: skip
+
+    def scan(self, topic: str, start: Mapping[int, int] | None = None) -> Iterator[Message]:
+        """As `LogView.scan`; partitions are interleaved, each in its order."""
+        begin = {
+            number: max(first, (start or {}).get(number, 0))
+            for number, (first, end) in self.ends(topic).items()
+            if max(first, (start or {}).get(number, 0)) < end
+        }
+        if not begin:
+            return
+        consumer = Consumer(
+            {
+                **self._connection.config(),
+                "group.id": f"scan-{uuid.uuid4().hex}",
+                "fetch.wait.max.ms": 20,
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                # The end is told: the last offset may be a transaction marker, never a message.
+                "enable.partition.eof": True,
+            }
+        )
+        try:
+            with self._connection.answered():
+                consumer.assign([KafkaPartition(topic, p, at) for p, at in begin.items()])
+                yield from self._until_ends(consumer, topic, set(begin))
+        finally:
+            consumer.close()
+
+    def _until_ends(self, consumer: Consumer, topic: str, open_: set[int]) -> Iterator[Message]:
+        ends = {number: end for number, (_, end) in self.ends(topic).items()}
+        deadline = time.monotonic() + self._settings.request_timeout_s
+        while open_:
+            for raw in consumer.consume(_SCAN_BATCH, 0.05):
+                deadline = time.monotonic() + self._settings.request_timeout_s
+                error, number, offset = raw.error(), raw.partition(), raw.offset()
+                assert number is not None
+                assert offset is not None
+                if error is not None:
+                    if error.code() != KafkaError._PARTITION_EOF:
+                        raise KafkaException(error)
+                    open_.discard(number)
+                    continue
+                if offset < ends[number]:
+                    yield message_of(raw)
+                if offset + 1 >= ends[number]:
+                    open_.discard(number)
+            if time.monotonic() > deadline:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _wanted(name: str) -> dict[str, str]:
+    """The catalogue's settings of a topic, as the broker names them."""
+    topic = BY_NAME.get(name)
+    if topic is None:
+        return {}
+    if topic.cleanup == "compact":
+        return {"cleanup.policy": "compact"}
+    room = {"max.message.bytes": str(LARGEST_RECORD_BYTES)} if name in _ROOMY else {}
+    return {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms), **room}
+
+
+def _keeping(topic: Topic, found: Mapping[str, str]) -> Iterator[Drift]:
+    """What differs in how long and how large messages are kept."""
+    wanted = {"max.message.bytes": str(_BROKERS_LARGEST_BYTES), **_wanted(topic.name)}
+    for what, value in wanted.items():
+        have = found.get(what, "")
+        if have == value:
+            continue
+        mend = ""
+        if what == "cleanup.policy":
+            mend = (
+                f"kafka-configs.sh --alter --topic {topic.name} --add-config {what}={value}: "
+                "messages go that the other policy kept, so look first"
+            )
+        elif int(have) > int(value) or int(have) == -1:
+            if what == "max.message.bytes":
+                continue  # more room than asked for
+            mend = (
+                f"kafka-configs.sh --alter --topic {topic.name} --add-config {what}={value}: "
+                "deletes what is older"
+            )
+        yield Drift(topic.name, what, value, have, mend)
