@@ -42,6 +42,11 @@ class Running:
             threading.Thread(target=self._run, args=(stage,), name=stage.name, daemon=True)
             for stage in stages
         ]
+        self._threads.append(
+            threading.Thread(
+                target=parts.watch(names).run, args=(self.stop,), name="watch", daemon=True
+            )
+        )
         if isinstance(parts.view, SqliteView):
             self._threads.append(
                 threading.Thread(

@@ -27,7 +27,7 @@ from services.runtime import headers as h
 from services.runtime.errors import Failure, Invalid
 from services.runtime.log import Message, Record
 from services.runtime.objects import MissingObject, Objects
-from services.runtime.stage import Envelope, event_id
+from services.runtime.stage import TRACEPARENT, Envelope, event_id
 
 # A record beyond this carries its body by claim check; brokers refuse 1,000,000 by default.
 CLAIM_CHECK_BYTES = 900_000
@@ -42,7 +42,6 @@ _LONGEST_DETAIL = 500
 
 _FRAME = struct.Struct(">bI")
 _TYPE = re.compile(r"callstream\.([A-Za-z]+)\.v1\Z")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 
 class Registry(Protocol):
@@ -256,7 +255,7 @@ class Codec:
             generation=generation,
             time=_time(message),
             causation_id=header(h.CAUSATION_ID),
-            traceparent=trace if _TRACEPARENT.match(trace) else None,
+            traceparent=trace if TRACEPARENT.match(trace) else None,
             attempt=_whole(message, h.RETRY_ATTEMPT),
             shadow=header(h.SHADOW) == "true",
             side_effects=generation == 0 or header(h.SIDE_EFFECTS) == "on",
@@ -310,6 +309,7 @@ class Codec:
         ]
         if causation_id is not None:
             named.append((h.CAUSATION_ID, causation_id.encode()))
+        traceparent = traceparent or getattr(event, "traceparent", None)
         if traceparent is not None:
             named.append((h.TRACEPARENT, traceparent.encode()))
         if shadow:

@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,7 +26,7 @@ from services.runtime import headers as h
 from services.runtime.codec import Codec
 from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.log import Log, Lost, Message, Record, TooLarge, TopicPartition
-from services.runtime.observe import Observer
+from services.runtime.observe import Kind, Observer
 from services.runtime.process import (
     dead_letter,
     from_tier,
@@ -37,7 +37,7 @@ from services.runtime.process import (
     without_body,
 )
 from services.runtime.settings import Policy
-from services.runtime.stage import Stage, utc_now
+from services.runtime.stage import Envelope, Output, Stage, utc_now
 
 # Membership of the group ends when the log is not asked for long.
 _LONGEST_POLL_WAIT_S = 5.0
@@ -157,6 +157,7 @@ class _Loop:
         self._commit_waits = 0
         self._poll_waits = 0
         self._down = False
+        self._tell_at = 0.0
         self._todo: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
         self._todo_again: queue.SimpleQueue[list[_Work] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[list[_Work], _Work | None, Any]] = queue.SimpleQueue()
@@ -194,6 +195,7 @@ class _Loop:
             self._collect()
             self._commit()
             self._note_waits()
+            self._tell_in_hand()
 
     def dismiss(self) -> None:
         for _ in range(self._stage.workers):
@@ -350,12 +352,17 @@ class _Loop:
             try:
                 started = time.monotonic()
                 messages = [work.message for work in batch]
-                for index, result in process(self._stage, self._codec, messages, self._clock):
+                for index, result in process(
+                    self._stage, self._codec, messages, self._clock, self._made
+                ):
                     self._done.put((batch, batch[index], result))
                 self._observer.batch(self._stage.name, len(batch), time.monotonic() - started)
             except BaseException as error:  # the owner of the loop decides, not this thread
                 ended = error
             self._done.put((batch, None, ended))
+
+    def _made(self, cause: Envelope[Any], outputs: Sequence[Output]) -> None:
+        self._observer.made(self._stage.name, cause, [output.event for output in outputs])
 
     def _collect(self) -> None:
         """Take in what workers have finished; waits a moment where there is nothing else to do."""
@@ -458,6 +465,24 @@ class _Loop:
             self._observer.working(self._stage.name)
         self._down = down
 
+    def _tell_in_hand(self) -> None:
+        """Show how much waits here, and since when: once a second, all of it is looked at."""
+        now, now_ms = time.monotonic(), self._now_ms()
+        if now < self._tell_at:
+            return
+        self._tell_at = now + 1.0
+        # What is not due is late nowhere; what belongs to another stage is nothing to do.
+        waiting = [
+            work
+            for works in self._held.values()
+            for work in works
+            if work.due_ms <= now_ms and work.records != []
+        ]
+        kinds: tuple[Kind, Kind] = ("live", "replay")
+        for kind in kinds:
+            since = [w.message.timestamp_ms for w in waiting if w.replay == (kind == "replay")]
+            self._observer.in_hand(self._stage.name, kind, len(since), min(since, default=None))
+
     def _backoff(self, count: int) -> float:
         doubled = self._policy.backoff_s * 2.0 ** min(count - 1, 16)
         longest = min(self._policy.backoff_max_s, doubled)
@@ -487,6 +512,7 @@ class _Loop:
             self._log.commit([r for work in finished for r in work.records or ()], offsets)
         except Lost as lost:
             self._observer.lost(self._stage.name, lost)
+            self._observer.uncommitted(self._stage.name, "lost")
             for source in lost.sources:
                 for work in self._held.pop(source, ()):
                     work.discarded = True
@@ -495,8 +521,10 @@ class _Loop:
             self._commit_waits += 1
             self._commit_at = time.monotonic() + self._backoff(self._commit_waits)
             self._observer.waiting(self._stage.name, failure)
+            self._observer.uncommitted(self._stage.name, failure.reason)
             return
         except TooLarge as refused:
+            self._observer.uncommitted(self._stage.name, "too_large")
             self._shrink(finished, refused)
             return
         self._commit_waits = 0

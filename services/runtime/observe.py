@@ -4,36 +4,66 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import re
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal, TextIO, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from schemas.events import AlertRaised, CallRecorded, CallTranscribed, ReplayRequested
+from schemas.topics import REPLAY
+from services.runtime import headers as h
 from services.runtime.errors import Failure, NotYet, Transient
 from services.runtime.log import Lost, Message, TopicPartition
+from services.runtime.stage import Envelope, trace_id
 
+# A comment here is the metric's help text, and its line in docs/observability.md.
 MetricName = Literal[
-    "callstream_messages_total",  # messages finished, by stage and outcome
-    "callstream_dead_letters_total",  # dead letters, by stage and reason
-    "callstream_retries_total",  # calls moved to a retry tier, by stage and reason
-    "callstream_waits_total",  # waits for a dependency that is down, by stage and reason
-    "callstream_failures_total",  # unexpected failures, by stage
-    "callstream_batch_seconds",  # time to decode, handle and encode a batch, by stage
-    "callstream_batch_messages",  # messages in a batch, by stage
-    "callstream_commit_seconds",  # time of a commit, by stage
-    "callstream_discarded_total",  # messages whose partition went elsewhere, by stage
-    "callstream_ready",  # 1 when the stage is working, by stage
+    # How a stage does
+    "callstream_ready",  # 1 while the stage works, 0 while it waits or its breaker is open
+    "callstream_breaker_open",  # 1 while the breaker keeps the stage stopped
+    "callstream_messages_total",  # messages finished; outcome is handled, dead_letter or retry
+    "callstream_batch_seconds",  # time to decode, handle and encode a batch
+    "callstream_batch_messages",  # messages in a batch
+    "callstream_commit_seconds",  # time of a commit that took place; its count is that of commits
+    "callstream_commits_failed_total",  # commits that did not take place, and are tried again
+    "callstream_discarded_total",  # messages whose partition went to another member
+    # What is left to do
+    "callstream_lag_messages",  # messages on a topic that the stage has not finished
+    "callstream_in_hand_messages",  # messages read and not finished; kind is live or replay
+    "callstream_oldest_seconds",  # age of the oldest message in hand, not due ones aside; 0: none
+    # What went wrong
+    "callstream_dead_letters_total",  # dead letters made
+    "callstream_dead_letters_unsettled",  # dead letters that nobody has redriven or dropped
+    "callstream_dead_letters_oldest_seconds",  # age of the oldest of these; 0 where there is none
+    "callstream_retries_total",  # calls moved to a retry tier
+    "callstream_waits_total",  # waits for a dependency that is down
+    "callstream_failures_total",  # unexpected failures, before they are tried again
+    # What was done, repeats after a crash included
+    "callstream_replays_total",  # requests to replay that the stage has handled
+    "callstream_recordings_total",  # recordings in the CallRecorded events made
+    "callstream_recording_bytes_total",  # bytes of these recordings
+    "callstream_transcripts_total",  # transcripts made; cache is hit where nothing was listened to
+    "callstream_audio_seconds_total",  # seconds of recordings in these transcripts
+    "callstream_engine_seconds_total",  # seconds that speech engines took
+    "callstream_alerts_total",  # alerts raised
+    "callstream_rows_total",  # rows inserted into the warehouse
 ]
-METRICS: tuple[str, ...] = get_args(MetricName)
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
+
+Kind = Literal["live", "replay"]
 
 # A loop that has not come round for this long is no longer alive.
 _BEAT_S = 60.0
@@ -97,37 +127,59 @@ def logger(name: str) -> Any:
 class Observer:
     """Counts, logs and remembers what stages do. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.registry = CollectorRegistry()
+        self.labels: dict[str, tuple[str, ...]] = {}
+        """Metric -> its labels. Their values come from lists of ours, so that they stay few."""
+        self._now = now
         self._log = logger("loop")
         self._lock = threading.Lock()
         self._unready: dict[str, str | None] = {}
         self._beats: dict[str, float] = {}
         self._stopped: dict[str, str] = {}
 
-        def counter(name: MetricName, about: str, *labels: str) -> Counter:
-            return Counter(name.removesuffix("_total"), about, labels, registry=self.registry)
+        about, registry = meanings(), self.registry
 
-        def histogram(name: MetricName, about: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, about, ("stage",), registry=self.registry, buckets=buckets)
+        def labelled(name: MetricName, *labels: str) -> tuple[str, ...]:
+            self.labels[name] = ("stage", *labels)
+            return self.labels[name]
+
+        def counter(name: MetricName, *labels: str) -> Counter:
+            bare = name.removesuffix("_total")
+            return Counter(bare, about[name], labelled(name, *labels), registry=registry)
+
+        def gauge(name: MetricName, *labels: str) -> Gauge:
+            return Gauge(name, about[name], labelled(name, *labels), registry=registry)
+
+        def histogram(name: MetricName, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, about[name], labelled(name), registry=registry, buckets=buckets)
 
         seconds = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800)
-        self._messages = counter(
-            "callstream_messages_total", "Messages finished", "stage", "outcome"
-        )
-        self._dead = counter("callstream_dead_letters_total", "Dead letters", "stage", "reason")
-        self._retries = counter("callstream_retries_total", "Retries", "stage", "reason")
-        self._waits = counter("callstream_waits_total", "Waits", "stage", "reason")
-        self._failures = counter("callstream_failures_total", "Unexpected failures", "stage")
-        self._discarded = counter("callstream_discarded_total", "Discarded work", "stage")
-        self._batch_s = histogram("callstream_batch_seconds", "Seconds per batch", seconds)
-        self._batch_n = histogram(
-            "callstream_batch_messages", "Messages per batch", (1, 2, 5, 10, 50, 200, 1000)
-        )
-        self._commit_s = histogram("callstream_commit_seconds", "Seconds per commit", seconds)
-        self._ready = Gauge(
-            "callstream_ready", "1 when working", ("stage",), registry=self.registry
-        )
+        self._ready = gauge("callstream_ready")
+        self._breaker = gauge("callstream_breaker_open")
+        self._messages = counter("callstream_messages_total", "outcome")
+        self._batch_s = histogram("callstream_batch_seconds", seconds)
+        self._batch_n = histogram("callstream_batch_messages", (1, 2, 5, 10, 50, 200, 1000))
+        self._commit_s = histogram("callstream_commit_seconds", seconds)
+        self._uncommitted = counter("callstream_commits_failed_total", "reason")
+        self._discarded = counter("callstream_discarded_total")
+        self._lag = gauge("callstream_lag_messages", "topic")
+        self._in_hand = gauge("callstream_in_hand_messages", "kind")
+        self._oldest = gauge("callstream_oldest_seconds", "kind")
+        self._dead = counter("callstream_dead_letters_total", "reason")
+        self._unsettled = gauge("callstream_dead_letters_unsettled")
+        self._dead_oldest = gauge("callstream_dead_letters_oldest_seconds")
+        self._retries = counter("callstream_retries_total", "reason")
+        self._waits = counter("callstream_waits_total", "reason")
+        self._failures = counter("callstream_failures_total")
+        self._replays = counter("callstream_replays_total")
+        self._recordings = counter("callstream_recordings_total")
+        self._bytes = counter("callstream_recording_bytes_total")
+        self._transcripts = counter("callstream_transcripts_total", "cache")
+        self._audio_s = counter("callstream_audio_seconds_total", "cache")
+        self._engine_s = counter("callstream_engine_seconds_total")
+        self._alerts = counter("callstream_alerts_total", "severity")
+        self._rows = counter("callstream_rows_total", "table")
 
     # Told by the loop
 
@@ -190,6 +242,54 @@ class Observer:
     def committed(self, stage: str, messages: int, seconds: float) -> None:
         self._commit_s.labels(stage).observe(seconds)
 
+    def uncommitted(self, stage: str, reason: str) -> None:
+        self._uncommitted.labels(stage, reason).inc()
+
+    def made(self, stage: str, cause: Envelope[Any], events: Iterable[Any]) -> None:
+        """What came of a message. Events without a meter of their own count for nothing."""
+        if cause.replays is not None or _is_replayed(cause):
+            self._replays.labels(stage).inc()
+        for event in events:
+            match event:
+                case CallRecorded(recordings=recordings):
+                    self._recordings.labels(stage).inc(len(recordings))
+                    self._bytes.labels(stage).inc(sum(r.size_bytes for r in recordings))
+                case CallTranscribed(cached=cached, recordings=recordings):
+                    cache = "hit" if cached else "miss"
+                    self._transcripts.labels(stage, cache).inc()
+                    heard_ms = sum(recording.duration_ms for recording in recordings)
+                    self._audio_s.labels(stage, cache).inc(heard_ms / 1000)
+                case AlertRaised(severity=severity):
+                    self._alerts.labels(stage, severity.value.lower()).inc()
+
+    def in_hand(self, stage: str, kind: Kind, messages: int, oldest_ms: int | None) -> None:
+        """What has been read and is not finished; when the oldest of it was written."""
+        self._in_hand.labels(stage, kind).set(messages)
+        self._aging(self._oldest.labels(stage, kind), oldest_ms)
+
+    # Told by what is measured beside the loop
+
+    def lag(self, stage: str, topic: str, messages: int) -> None:
+        self._lag.labels(stage, topic).set(messages)
+
+    def unsettled(self, stage: str, letters: int, oldest_ms: int | None) -> None:
+        """Dead letters of `stage` that nobody has settled; when the oldest was written."""
+        self._unsettled.labels(stage).set(letters)
+        self._aging(self._dead_oldest.labels(stage), oldest_ms)
+
+    def listened(self, stage: str, seconds: float) -> None:
+        self._engine_s.labels(stage).inc(seconds)
+
+    def inserted(self, stage: str, table: str, rows: int) -> None:
+        self._rows.labels(stage, table).inc(rows)
+
+    def _aging(self, gauge: Gauge, since_ms: int | None) -> None:
+        """An age grows by itself: also where the loop that should tell of it hangs."""
+        if since_ms is None:
+            gauge.set_function(lambda: 0.0)
+        else:
+            gauge.set_function(lambda: max(0.0, self._now() - since_ms / 1000))
+
     def _set(self, stage: str, reason: str | None) -> bool:
         """Remember why a stage is not ready; whether that is news. A breaker stays open."""
         with self._lock:
@@ -197,6 +297,7 @@ class Observer:
             news = self._unready.get(stage, "") != reason
             self._unready[stage] = reason
         self._ready.labels(stage).set(reason is None)
+        self._breaker.labels(stage).set(stage in self._stopped)
         return news
 
     # Asked by operators
@@ -216,6 +317,42 @@ class Observer:
         return generate_latest(self.registry)
 
 
+@cache
+def meanings() -> Mapping[str, str]:
+    """Metric -> what it says: the comment beside its name in the list above."""
+    lines = re.findall(r'^    "(\w+)",  # (.+)$', inspect.getsource(sys.modules[__name__]), re.M)
+    return {name: f"{text[0].upper()}{text[1:]}" for name, text in lines}
+
+
+def metric_table() -> str:
+    """Every metric with its type, labels and meaning, as Markdown."""
+    observer = Observer()
+    types = {family.name: family.type for family in observer.registry.collect()}
+    lines = ["| metric | type | labels | what it says |", "|---|---|---|---|"]
+    for name in METRICS:
+        type_ = types[name.removesuffix("_total")]
+        labels = ", ".join(observer.labels[name])
+        lines.append(f"| `{name}` | {type_} | {labels} | {meanings()[name]} |")
+    return "\n".join(lines) + "\n"
+
+
+_TABLE = re.compile(r"(?<=<!-- metrics -->\n).*?(?=<!-- /metrics -->)", re.DOTALL)
+
+
+def with_metric_table(page: str) -> str:
+    """`page` with the table of metrics between its marks made anew. ValueError without marks."""
+    made, count = _TABLE.subn(lambda _: metric_table(), page)
+    if count != 1:
+        raise ValueError("the page has no <!-- metrics --> … <!-- /metrics --> to write between")
+    return made
+
+
+def _is_replayed(cause: Envelope[Any]) -> bool:
+    """Whether the event was given to its stage by a request, at once or after a wait."""
+    asked = cause.message.topic == REPLAY or cause.message.header(h.RETRY_TOPIC) == REPLAY
+    return asked and not isinstance(cause.event, ReplayRequested)
+
+
 def _where(stage: str, message: Message) -> dict[str, Any]:
     tenant, _, call = (message.key or b"")[:_LONGEST_KEY].decode("utf-8", "replace").partition("/")
     return {
@@ -225,6 +362,7 @@ def _where(stage: str, message: Message) -> dict[str, Any]:
         "topic": message.topic,
         "partition": message.partition,
         "offset": message.offset,
+        "trace_id": trace_id(message.header(h.TRACEPARENT), message.key),
     }
 
 
@@ -276,3 +414,8 @@ class HealthServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(with_metric_table(path.read_text("utf-8")), "utf-8")

@@ -25,6 +25,7 @@ from services.runtime.stage import (
     Stage,
     event_id,
     refuse_unknown_options,
+    trace_id,
 )
 
 RETRY_TOPICS = tuple(tier.topic for tier in RETRY_TIERS)
@@ -48,9 +49,15 @@ def is_replay(stage: Stage, message: Message) -> bool:
 
 
 def process(
-    stage: Stage, codec: Codec, messages: Sequence[Message], clock: Callable[[], datetime]
+    stage: Stage,
+    codec: Codec,
+    messages: Sequence[Message],
+    clock: Callable[[], datetime],
+    made: Callable[[Envelope[Any], Sequence[Output]], None] = lambda cause, outputs: None,
 ) -> Iterator[tuple[int, list[Record] | Exception]]:
     """Decode, handle and encode; (index, records or failure) of every message, in any order.
+
+    `made` is told what `stage.handle` made of an event.
 
     An exception that `stage.handle` lets out is the outcome of each message not yet answered for;
     where every message has its answer it comes out of here too.
@@ -80,7 +87,9 @@ def process(
                 yield places[at], outcome
                 continue
             try:
-                yield places[at], _encoded(stage, codec, envelopes[at], outcome, clock())
+                records = _encoded(stage, codec, envelopes[at], outcome, clock())
+                made(envelopes[at], outcome)
+                yield places[at], records
             except Exception as failure:
                 yield places[at], failure
         if unanswered:
@@ -199,10 +208,7 @@ def _encoded(
 
 def _traceparent(cause: Envelope[Any], made_id: str) -> str:
     """The cause's trace continued; where it has none, one trace for the whole call."""
-    if cause.traceparent is not None:
-        trace = cause.traceparent.split("-")[1]
-    else:
-        trace = sha256(cause.message.key or cause.id.encode()).hexdigest()[:32]
+    trace = trace_id(cause.traceparent, cause.message.key, cause.id)
     return f"00-{trace}-{sha256(made_id.encode()).hexdigest()[:16]}-01"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
 from services.runtime.errors import Invalid
@@ -13,6 +15,8 @@ from services.runtime.log import Message
 
 E = TypeVar("E")
 
+# W3C trace context: version, trace, parent (here: the event that carries it), flags.
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 # Every event id is a UUIDv5 under this namespace.
 NAMESPACE = uuid.UUID("6f1d1f0e-6c1b-5f0b-9d0e-3c8d2b8e7a51")
 
@@ -26,6 +30,16 @@ def utc_now() -> datetime:
 def event_id(stage: str, about: str, generation: int, ordinal: int) -> str:
     """The id of the `ordinal`-th event that `stage` makes of `about`: the same whenever made."""
     return str(uuid.uuid5(NAMESPACE, f"{stage}\n{about}\n{generation}\n{ordinal}"))
+
+
+def trace_id(traceparent: str | None, key: bytes | None, otherwise: str = "") -> str:
+    """The W3C trace that a message belongs to.
+
+    Where none is said, or what is said is none, that of its call: of its key, else `otherwise`.
+    """
+    if traceparent is not None and TRACEPARENT.match(traceparent):
+        return traceparent.split("-")[1]
+    return sha256(key or otherwise.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from schemas import topics
 from schemas.events import CallRecorded
+from schemas.events import Engine as Identity
 from services.runtime.objects import Objects
 from services.runtime.observe import logger
 from services.runtime.stage import Envelope, Output, Stage, each, utc_now
 from services.transcribe.choice import Chosen, ReplayEngines
+from services.transcribe.engine import Engine, Heard, Samples
 from services.transcribe.settings import OPTIONS, TranscribeSettings, with_options
+from services.transcribe.spans import Span
 from services.transcribe.transcriber import Transcriber
 from services.transcribe.vad import Vad
 
@@ -22,10 +26,12 @@ def stage(
     objects: Objects,
     chosen: Chosen,
     clock: Callable[[], datetime] = utc_now,
+    listened: Callable[[float], None] = lambda seconds: None,
 ) -> Stage:
     """The stage over `objects`, which hold the audio and keep the results; see Transcriber.
 
     `chosen` comes from `choose(settings)`. Which engine it is, and why, is logged once here.
+    `listened` is told the seconds that each call of an engine took.
     A replay's options are honoured call by call, with engines of their own.
     """
     identity = chosen.engine.identity
@@ -37,14 +43,16 @@ def stage(
         device=identity.device,
         reason=chosen.reason,
     )
-    transcriber = Transcriber(settings, objects, chosen, Vad())
+    timed = replace(chosen, engine=_Timed(chosen.engine, listened))
+    transcriber = Transcriber(settings, objects, timed, Vad())
     engines = ReplayEngines(settings, chosen)
 
     def overridden(envelope: Envelope[CallRecorded]) -> Transcriber:
         """As a replay asks for it. What came back from a retry tier stands before live calls."""
         wanted = with_options(settings, envelope.options)
         engine = engines.get(wanted, may_block=envelope.message.topic == topics.REPLAY)
-        return replace(transcriber, settings=wanted, chosen=engine)
+        timed = replace(engine, engine=_Timed(engine.engine, listened))
+        return replace(transcriber, settings=wanted, chosen=timed)
 
     def handle(envelope: Envelope[CallRecorded]) -> Sequence[Output]:
         by = overridden(envelope) if envelope.options else transcriber
@@ -59,3 +67,32 @@ def stage(
         workers=settings.workers,
         options=tuple(OPTIONS),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """An engine, and who is told how many seconds it took."""
+
+    engine: Engine
+    took: Callable[[float], None]
+
+    @property
+    def identity(self) -> Identity:
+        return self.engine.identity
+
+    @property
+    def languages(self) -> Collection[str] | None:
+        return self.engine.languages
+
+    def transcribe(
+        self,
+        audio: Samples,
+        spans: Sequence[Span],
+        language: str | None = None,
+        hints: Sequence[str] = (),
+    ) -> Heard:
+        started = time.monotonic()
+        try:
+            return self.engine.transcribe(audio, spans, language, hints)
+        finally:
+            self.took(time.monotonic() - started)

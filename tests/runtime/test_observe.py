@@ -5,19 +5,36 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
+from schemas.examples import EXAMPLES
+from schemas.topics import REPLAY
+from services.runtime import headers as h
 from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.log import Lost, Message, TopicPartition
-from services.runtime.observe import METRICS, HealthServer, Observer, configure_logs, logger
+from services.runtime.observe import (
+    METRICS,
+    HealthServer,
+    Observer,
+    configure_logs,
+    logger,
+    meanings,
+    with_metric_table,
+)
+from services.runtime.stage import Envelope
 
+MADE = ("CallRecorded", "CallTranscribed", "AlertRaised")
 MESSAGE = Message("calls.ended", 3, 41, b"acme/call-1", b"v", (), 0)
 
 
@@ -52,6 +69,14 @@ def told(observer: Observer) -> Observer:
     observer.lost("ingest", Lost([TopicPartition("calls.ended", 3)]))
     observer.batch("ingest", 4, 0.5)
     observer.committed("ingest", 4, 0.01)
+    observer.uncommitted("ingest", "lost")
+    made = [next(iter(EXAMPLES[each].values())) for each in MADE]
+    observer.made("ingest", Envelope(None, replace(MESSAGE, topic=REPLAY), "1"), made)
+    observer.in_hand("ingest", "live", 3, 1_000)
+    observer.lag("ingest", "calls.ended", 7)
+    observer.unsettled("ingest", 2, 2_000)
+    observer.listened("ingest", 1.5)
+    observer.inserted("ingest", "events", 9)
     return observer
 
 
@@ -89,6 +114,96 @@ def test_what_is_counted_is_labelled_by_reason(lines: io.StringIO) -> None:
     assert value("callstream_waits_total", reason="objects_down") == 1
     assert value("callstream_discarded_total") == 2
     assert value("callstream_ready") == 0
+    assert value("callstream_breaker_open") == 0
+    assert value("callstream_commits_failed_total", reason="lost") == 1
+    assert value("callstream_lag_messages", topic="calls.ended") == 7
+    assert value("callstream_in_hand_messages", kind="live") == 3
+    assert value("callstream_dead_letters_unsettled") == 2
+    assert value("callstream_engine_seconds_total") == 1.5
+    assert value("callstream_rows_total", table="events") == 9
+
+
+def test_what_was_made_is_counted_from_the_events(lines: io.StringIO) -> None:
+    def value(name: str, **labels: str) -> float | None:
+        return observer.registry.get_sample_value(name, {"stage": "s"} | labels)
+
+    observer, ended = Observer(), EXAMPLES["CallEnded"]["happy"]
+    recorded, heard, alert = (next(iter(EXAMPLES[each].values())) for each in MADE)
+    seconds = sum(recording.duration_ms for recording in heard.recordings) / 1000
+    cause = Envelope(None, MESSAGE, "1")
+    observer.made("s", cause, [recorded, alert, ended])
+    observer.made("s", cause, [replace(heard, cached=False), replace(heard, cached=True)])
+    observer.made("s", cause, [replace(heard, cached=True)])
+    assert value("callstream_recordings_total") == len(recorded.recordings) > 0
+    assert value("callstream_recording_bytes_total") == sum(
+        recording.size_bytes for recording in recorded.recordings
+    )
+    assert value("callstream_transcripts_total", cache="miss") == 1
+    assert value("callstream_transcripts_total", cache="hit") == 2
+    assert value("callstream_audio_seconds_total", cache="miss") == pytest.approx(seconds)
+    assert value("callstream_audio_seconds_total", cache="hit") == pytest.approx(2 * seconds)
+    assert value("callstream_alerts_total", severity=alert.severity.value.lower()) == 1
+    assert value("callstream_replays_total") is None
+
+
+def test_a_replay_is_counted_where_it_is_handled(lines: io.StringIO) -> None:
+    observer = Observer()
+    request = EXAMPLES["ReplayRequested"]["bytes-inside"]
+    asked, ended = replace(MESSAGE, topic=REPLAY), EXAMPLES["CallEnded"]["happy"]
+    waited = replace(MESSAGE, headers=((h.RETRY_TOPIC, REPLAY.encode()),))
+    observer.made("ingest", Envelope(ended, asked, "1", 3), [])
+    observer.made("ingest", Envelope(ended, waited, "1", 3), [])
+    observer.made("ingest", Envelope(ended, MESSAGE, "1", 3), [])  # what a replay made, further on
+    observer.made("sink", Envelope(request, asked, "1", 3), [])  # archived by who reads it all
+    observer.made("sink", Envelope(request, asked, "1", 3, replays=Envelope(ended, asked, "1")), [])
+    counted = observer.registry.get_sample_value
+    assert counted("callstream_replays_total", {"stage": "ingest"}) == 2
+    assert counted("callstream_replays_total", {"stage": "sink"}) == 1
+
+
+def test_an_age_grows_though_nobody_tells_of_it(lines: io.StringIO) -> None:
+    now = [100.0]
+    observer = Observer(lambda: now[0])
+
+    def age(name: str, **labels: str) -> float | None:
+        return observer.registry.get_sample_value(name, {"stage": "s"} | labels)
+
+    observer.in_hand("s", "live", 1, 90_000)
+    observer.in_hand("s", "replay", 1, 40_000)
+    observer.unsettled("s", 1, 20_000)
+    now[0] = 160.0
+    assert age("callstream_oldest_seconds", kind="live") == 70
+    assert age("callstream_oldest_seconds", kind="replay") == 120
+    assert age("callstream_dead_letters_oldest_seconds") == 140
+    observer.in_hand("s", "live", 0, None)
+    observer.in_hand("s", "replay", 1, 500_000)  # written by a clock that is ahead
+    assert age("callstream_oldest_seconds", kind="live") == 0
+    assert age("callstream_oldest_seconds", kind="replay") == 0
+
+
+def test_a_metric_is_named_after_its_unit(lines: io.StringIO) -> None:
+    for family in told(Observer()).registry.collect():
+        name = family.name
+        assert re.fullmatch(r"callstream_[a-z]+(_[a-z]+)*", name)
+        assert not name.endswith(("_ms", "_milliseconds", "_minutes", "_kb", "_count", "_sum"))
+        assert meanings()[name + ("_total" if family.type == "counter" else "")] == (
+            family.documentation
+        )
+
+
+def test_the_page_of_metrics_is_that_of_the_list(lines: io.StringIO) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text("utf-8")
+    assert with_metric_table(page) == page, (
+        "made anew by `python -m services.runtime.observe docs/observability.md`"
+    )
+    for name in METRICS:
+        assert page.count(f"| `{name}` |") == 1
+        assert meanings()[name]
+    # What the prose names exists; sums and counts of histograms have their own names.
+    for named in set(re.findall(r"\bcallstream_\w+", page)):
+        assert re.sub(r"_(bucket|sum|count)$", "", named) in METRICS, named
+    with pytest.raises(ValueError, match="<!-- metrics -->"):
+        with_metric_table("no marks")
 
 
 # Readiness
@@ -134,6 +249,16 @@ def test_every_line_is_json_and_names_the_call(lines: io.StringIO) -> None:
         if line["event"] in ("handled", "dead letter", "not yet", "failed"):
             assert (line["tenant_id"], line["call_id"]) == ("acme", "call-1")
             assert (line["topic"], line["partition"], line["offset"]) == ("calls.ended", 3, 41)
+            assert line["trace_id"] == sha256(b"acme/call-1").hexdigest()[:32]
+
+
+def test_a_line_names_the_trace_that_the_message_brings(lines: io.StringIO) -> None:
+    trace, parent = "ab" * 16, "cd" * 8
+    for said in (f"00-{trace}-{parent}-01", "no trace"):
+        message = replace(MESSAGE, headers=((h.TRACEPARENT, said.encode()),))
+        Observer().handled("ingest", message, 1)
+    first, second = parsed(lines)
+    assert (first["trace_id"], len(second["trace_id"])) == (trace, 32)
 
 
 def test_a_failure_is_logged_with_its_traceback_and_without_local_variables(
