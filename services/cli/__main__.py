@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from schemas.events import CallEnriched, CallTranscribed, Role
-from schemas.topics import TOPICS
 from services.assembly import STAGES, Parts
 from services.cli import dead_letters as dead
 from services.cli.archive import NoSuchCall, newest
+from services.cli.console import Stop, err, log_to_file, out
 from services.cli.demo import demo as run_demo
 from services.cli.doctor import checks
 from services.cli.follow import THROUGH, follow, states
+from services.cli.replay import replay_app
 from services.cli.show import FORMATS
+from services.cli.topics import topics_app
 from services.enrich.handler import enrich_call
 from services.enrich.rules import load_tenant_rules
 from services.enrich.transcript_file import findings_json, parse_transcript
@@ -47,12 +48,8 @@ app = typer.Typer(
 letters_app = typer.Typer(help="What could not be processed, and what to do about it.",
                           no_args_is_help=True)  # fmt: skip
 app.add_typer(letters_app, name="dead-letters")
-
-# Piped output is not squeezed into the 80 columns that a missing terminal is taken to have.
-_WIDTH = None if sys.stdout.isatty() else 140
-# What calls and files are named is no markup.
-out = Console(width=_WIDTH, markup=False)
-err = Console(stderr=True, markup=False)
+app.add_typer(replay_app, name="replay")
+app.add_typer(topics_app, name="topics")
 
 ShowFormat = StrEnum("ShowFormat", {name: name for name in FORMATS})  # type: ignore[misc]
 TEXT = ShowFormat("text")
@@ -78,10 +75,6 @@ _ENGINE_FORMAT = {
 }
 
 
-class Stop(Exception):
-    """The command ends here; the text says why and what to do."""
-
-
 # Running
 
 
@@ -93,7 +86,7 @@ def demo(
 ) -> None:
     """Ten sample calls through the whole path, then what came out."""
     settings = load()
-    _log_to_file(settings)
+    log_to_file(settings)
     raise typer.Exit(run_demo(settings, samples, out))
 
 
@@ -145,7 +138,7 @@ def submit(
     if call_id is not None and len(files) > 1:
         raise Stop(f"--call-id names one call, and {len(files)} files were given")
     if wait:
-        _log_to_file(settings)
+        log_to_file(settings)
     chosen = [_role(name) for name in roles.split(",")] if roles else None
     metadata: dict[str, Any] = {"language_hints": [language]} if language else {}
     parts = Parts(settings)
@@ -246,38 +239,6 @@ def sql(
 
 
 @app.command()
-def topics(
-    create: Annotated[bool, typer.Option(help="Make the topics that are missing.")] = False,
-) -> None:
-    """The topics: what each carries, how many messages, and how far each stage has read."""
-    settings = load()
-    parts = Parts(settings)
-    view = parts.view
-    if create:
-        made = view.create({topic.name: topic.partitions for topic in TOPICS})
-        out.print(f"made: {', '.join(made)}" if made else "nothing was missing")
-    have = view.partitions()
-    committed = {name: view.committed(f"callstream.{name}") for name in STAGES}
-    table = Table("topic", "record", "partitions", "messages", *(f"{s} lag" for s in STAGES))
-    for topic in TOPICS:
-        if topic.name not in have:
-            table.add_row(topic.name, topic.record or "", "missing: topics --create")
-            continue
-        ends = view.ends(topic.name)
-        lags = []
-        for name in STAGES:
-            read = {s.partition: o for s, o in committed[name].items() if s.topic == topic.name}
-            lag = sum(end - read.get(p, first) for p, (first, end) in ends.items())
-            lags.append(str(lag) if read or name in topic.consumers else "")
-        count = sum(end - first for first, end in ends.values())
-        table.add_row(
-            topic.name, topic.record or "original bytes", str(have[topic.name]), str(count), *lags
-        )
-    out.print(table)
-    parts.close()
-
-
-@app.command()
 def config(
     environment: Annotated[bool, typer.Option(help="As lines for a .env file.")] = False,
 ) -> None:
@@ -301,7 +262,7 @@ def config(
 def doctor() -> None:
     """Check every part; each finding comes with its mend."""
     settings = load()
-    _log_to_file(settings)
+    log_to_file(settings)
     table = Table("part", "", "found", "mend")
     failed = False
     with err.status("checking"):
@@ -463,13 +424,6 @@ def _call(settings: Settings, call: str) -> tuple[str, str]:
 def _write(answer: bytes) -> None:
     sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()
-
-
-def _log_to_file(settings: Settings) -> None:
-    """Where a person watches, log lines go to a file beside the data."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    stream = (settings.data_dir / "callstream.log").open("a", buffering=1)
-    configure_logs(settings.log_level, stream)
 
 
 @contextmanager

@@ -71,12 +71,12 @@ def unsettled(view: LogView) -> Iterator[DeadLetter]:
     """Dead letters that nobody has redriven or dropped, in the order of the topic."""
     letters: dict[str, DeadLetter] = {}
     for message in view.scan(DEAD_LETTER):
-        settled = message.header(h.DEAD_OF)
-        if settled is None:
+        about = message.header(h.DEAD_OF)
+        if about is None:
             letter = DeadLetter(message)
             letters[letter.id] = letter
         else:
-            letters.pop(settled, None)
+            letters.pop(about, None)
     yield from letters.values()
 
 
@@ -110,16 +110,17 @@ def redrive(log: Log, letters: Sequence[DeadLetter], now_ms: int) -> None:
                 timestamp_ms=now_ms,
             )
         )
-        records.append(_settled(letter, "redriven", now_ms))
+        records.append(settled(letter, "redriven", now_ms))
     log.commit(records, {})
 
 
 def drop(log: Log, letters: Sequence[DeadLetter], now_ms: int) -> None:
     """Note that nobody is to look at these again; their bytes stay in log and archive."""
-    log.commit([_settled(letter, "dropped", now_ms) for letter in letters], {})
+    log.commit([settled(letter, "dropped", now_ms) for letter in letters], {})
 
 
-def _settled(letter: DeadLetter, action: str, now_ms: int) -> Record:
+def settled(letter: DeadLetter, action: str, now_ms: int) -> Record:
+    """The letter again, with what was decided about it."""
     message = letter.message
     return Record(
         DEAD_LETTER,

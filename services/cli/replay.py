@@ -1,0 +1,590 @@
+"""`callstream replay`: a stage run again over calls of the past, as an operator meets it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from schemas.events import Decision
+from services import replay as r
+from services.assembly import Parts
+from services.cli.console import Stop, err, log_to_file, out
+from services.comparison import Comparison, Pair, compare
+from services.enrich.trials import Trials
+from services.loopback import Asks, asking, running
+from services.runtime.errors import Invalid, Transient
+from services.serve import AlreadyRunning, embedded
+from services.settings import Settings, load
+
+replay_app = typer.Typer(help="Run a stage again over calls of the past.")
+
+_ASKED_FROM = 100
+_SAMPLE = 10
+_POLL_S = 0.2
+_QUIET_S = 30.0
+_DECIDED_S = 120.0
+_WHY = 3
+
+StageName = StrEnum("StageName", {name: name for name in r.STAGES})  # type: ignore[misc]
+Tenant = Annotated[str | None, typer.Option(help="Whose calls; default: the setting `tenant`.")]
+Generation = Annotated[int, typer.Argument(help="As `replay list` names it.")]
+
+
+class From(StrEnum):
+    """Where the calls and their events are looked for."""
+
+    auto = "auto"
+    archive = "archive"
+    log = "log"
+
+
+class Form(StrEnum):
+    """How an answer is written."""
+
+    table = "table"
+    json = "json"
+
+
+@replay_app.callback(invoke_without_command=True)
+def replay(
+    context: typer.Context,
+    stage: Annotated[StageName | None, typer.Option(help="Which stage runs again.")] = None,
+    call: Annotated[list[str] | None, typer.Option(help="This call; several times.")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Calls that started then or later; UTC.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Calls that started before; a date lies within.")
+    ] = None,
+    queue: Annotated[str | None, typer.Option(help="Id or name of the queue.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Id or name of an agent.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language of the call.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine of its transcript.")] = None,
+    engine_version: Annotated[
+        str | None, typer.Option(help="Version of the engine of its transcript.")
+    ] = None,
+    dead_letters: Annotated[
+        bool, typer.Option("--dead-letters", help="What the stage refused and nobody settled.")
+    ] = False,
+    where: Annotated[
+        str | None, typer.Option(help="A condition over the view `calls`, such as 'score < 50'.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every call of the tenant.")] = False,
+    tenant: Tenant = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE, a setting of the stage for this replay; several times."),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept with the replay.")] = "",
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Show the results to nobody until they are promoted.")
+    ] = False,
+    side_effects: Annotated[
+        bool, typer.Option("--side-effects", help="Let alerts and webhooks go out again.")
+    ] = False,
+    source: Annotated[From, typer.Option(help="Where the events come from.")] = From.auto,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it comes to, and do nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Ask for everything at once and leave.")
+    ] = False,
+    ahead: Annotated[
+        int, typer.Option(min=1, help="Most requests ahead of what is through.")
+    ] = r.AHEAD,
+) -> None:
+    """Run a stage again over calls of the past.
+
+    transcribe takes engine, model and language as options, enrich takes rules. Live calls go first.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if stage is None:
+        raise Stop(f"--stage is missing: one of {', '.join(r.STAGES)}")
+    settings = load()
+    log_to_file(settings)
+    selection = r.Selection(
+        tenant=tenant or settings.tenant,
+        calls=tuple(call or ()),
+        since=None if from_ is None else r.moment(from_),
+        until=None if to is None else r.moment(to, ends=True),
+        queue=queue,
+        agent=agent,
+        language=language,
+        engine=engine,
+        engine_version=engine_version,
+        dead_letters=dead_letters,
+        where=where,
+    )
+    if every == bool(selection.criteria):
+        raise Stop("say which calls (`callstream replay --help`), or --all, and not both")
+    options = _options(settings, stage.value, selection.tenant, option or [])
+    if shadow and stage.value == "sink":
+        raise Stop("--shadow: the sink makes the same rows again, there is nothing to compare")
+    parts = Parts(settings)
+    with _asked(settings, source) as asks, err.status("looking for the calls"):
+        group = parts.group("sink")
+        read = parts.view.committed(group) if source is From.auto and asks is not None else None
+        selected = r.select(
+            stage.value, selection, source.value, asks, parts.view, parts.codec, read
+        )
+        cost = r.estimate(stage.value, selection.tenant, selected.found, asks) if dry_run else None
+    for why, count in selected.left_out.items():
+        err.print(f"left out: {count:,} {why}", soft_wrap=True)
+    if cost is not None:
+        _tell(stage.value, cost, selected)
+    if dry_run or not selected.found:
+        if not selected.found:
+            err.print("no call is selected: nothing to do")
+        parts.close()
+        return
+    count = len(selected.found)
+    if count > _ASKED_FROM and not yes and sys.stdin.isatty():
+        typer.confirm(f"run {stage.value} again over {count:,} events?", abort=True, err=True)
+    plan = r.store_plan(
+        parts.objects, parts.view, stage.value, selection, selected.inputs, options=options,
+        shadow=shadow, side_effects=side_effects, reason=reason, requested_by=_user(),
+    )  # fmt: skip
+    out.print(f"replay {plan.generation}: {stage.value}, {count:,} events")
+    good = _carry_out(settings, parts, plan, ahead, detach)
+    parts.close()
+    raise typer.Exit(0 if good else 1)
+
+
+@replay_app.command()
+def resume(
+    generation: Generation,
+    tenant: Tenant = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Ask for everything at once and leave.")
+    ] = False,
+    ahead: Annotated[
+        int, typer.Option(min=1, help="Most requests ahead of what is through.")
+    ] = r.AHEAD,
+) -> None:
+    """Go on with a replay that was stopped."""
+    settings = load()
+    log_to_file(settings)
+    parts = Parts(settings)
+    plan = r.read_plan(parts.objects, tenant or settings.tenant, generation)
+    if plan.shadow:
+        with asking(settings) as asks:
+            decided = r.decision(asks, plan.tenant, generation)
+        if decided:
+            raise Stop(f"replay {generation} is {decided.lower()}: it is over")
+    good = _carry_out(settings, parts, plan, ahead, detach)
+    parts.close()
+    raise typer.Exit(0 if good else 1)
+
+
+@replay_app.command("list")
+def list_(
+    tenant: Tenant = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    format: Annotated[Form, typer.Option(help="How to write it.")] = Form.table,
+) -> None:
+    """Replays, who asked for them, and how far they are."""
+    settings = load()
+    parts = Parts(settings)
+    owner = tenant or settings.tenant
+    rows = []
+    with asking(settings) as asks:
+        for generation in reversed(r.generations(parts.objects, owner)[-limit:]):
+            plan = r.read_plan(parts.objects, owner, generation)
+            counted = r.tally(plan, asks)
+            decided = r.decision(asks, owner, generation).lower()
+            rows.append(
+                {
+                    "generation": generation,
+                    "stage": plan.stage,
+                    "by": plan.requested_by,
+                    "when": plan.requested_at.isoformat(sep=" ", timespec="seconds"),
+                    **{key: value for key, value in asdict(counted).items() if key != "erased"},
+                    "left": counted.left,
+                    "shown": (decided or "shadow") if plan.shadow else "yes",
+                    "options": plan.options,
+                    "reason": plan.reason,
+                }
+            )
+    parts.close()
+    if format is Form.json:
+        for row in rows:
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return
+    if not rows:
+        out.print(f"no replays of tenant {owner}")
+        return
+    table = Table(*rows[0])
+    for row in rows:
+        row["options"] = " ".join(f"{key}={value}" for key, value in row["options"].items())
+        table.add_row(*map(str, row.values()))
+    out.print(table)
+
+
+@replay_app.command("compare")
+def compare_(
+    generation: Generation,
+    calls: Annotated[int, typer.Option(min=0, help="How many, the most changed first.")] = 20,
+    tenant: Tenant = None,
+    format: Annotated[Form, typer.Option(help="How to write it.")] = Form.table,
+) -> None:
+    """What a shadow says against what readers see: per call and in sum."""
+    settings = load()
+    parts = Parts(settings)
+    plan = r.read_plan(parts.objects, tenant or settings.tenant, generation)
+    with asking(settings) as asks:
+        decided = r.decision(asks, plan.tenant, generation).lower()
+        if not plan.shadow or decided == "promoted":
+            raise Stop(f"replay {generation} is what readers see: there is nothing to compare")
+        counted = r.tally(plan, asks)
+        compared = compare(plan, asks)
+    parts.close()
+    if format is Form.json:
+        answer = {
+            "generation": generation,
+            "stage": plan.stage,
+            "sum": compared.summed(),
+            "calls": [asdict(each) for each in compared.differences[:calls]],
+        }
+        sys.stdout.write(json.dumps(answer, ensure_ascii=False, indent=1) + "\n")
+        return
+    if counted.left or counted.waiting:
+        err.print(f"{counted.left + counted.waiting:,} of {counted.total:,} are not through yet")
+    _show(compared, calls)
+
+
+@replay_app.command()
+def promote(
+    generation: Generation,
+    tenant: Tenant = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Although some calls are not through.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why; kept with the decision.")] = "",
+) -> None:
+    """Show a shadow's results to everybody, all calls at once."""
+    _decide(generation, tenant, Decision.PROMOTED, reason, partial)
+
+
+@replay_app.command()
+def discard(
+    generation: Generation,
+    tenant: Tenant = None,
+    reason: Annotated[str, typer.Option(help="Why; kept with the decision.")] = "",
+) -> None:
+    """Never show a shadow's results; takes back a promotion, all calls at once."""
+    _decide(generation, tenant, Decision.DISCARDED, reason, False)
+
+
+def _decide(
+    generation: int, tenant: str | None, wanted: Decision, reason: str, partial: bool
+) -> None:
+    settings = load()
+    log_to_file(settings)
+    parts = Parts(settings)
+    plan = r.read_plan(parts.objects, tenant or settings.tenant, generation)
+    with asking(settings) as asks:
+        known = r.decision(asks, plan.tenant, generation)
+        counted = r.tally(plan, asks)
+    r.check_decision(plan, wanted, known, counted, partial=partial)
+    log = parts.log()
+    r.decide(log, parts.codec, plan, wanted, _user(), reason)
+    log.close()
+    with _at_work(settings) as (asks, trouble), err.status("waiting for the warehouse"):
+        deadline = time.monotonic() + _DECIDED_S
+        while r.decision(asks, plan.tenant, generation) != wanted:
+            if (why := trouble()) is not None:
+                raise Stop(f"it is on record, and nothing goes on: {why}")
+            if time.monotonic() > deadline:
+                raise Stop(
+                    f"it is on record, and the warehouse has not shown it in {_DECIDED_S:.0f} s; "
+                    "does the sink run? `callstream topics` shows its lag"
+                )
+            time.sleep(_POLL_S)
+    parts.close()
+    failed = f", {counted.failed:,} failed and stay as they were" if counted.failed else ""
+    out.print(f"replay {generation} is {wanted.value.lower()}: {counted.done:,} done{failed}")
+
+
+# Carrying out
+
+
+@contextmanager
+def _asked(settings: Settings, source: From) -> Iterator[Asks | None]:
+    """Whoever answers for the warehouse; None where nobody does and the log will do."""
+    with ExitStack() as stack:
+        asks: Asks | None = None
+        if source is not From.log:
+            try:
+                asks = stack.enter_context(asking(settings))
+            except Transient as failure:
+                if source is From.archive:
+                    raise
+                err.print(f"the log is read, the warehouse does not answer: {failure.detail}",
+                          soft_wrap=True)  # fmt: skip
+        yield asks
+
+
+@contextmanager
+def _at_work(settings: Settings) -> Iterator[tuple[Asks, Callable[[], str | None]]]:
+    """Whoever answers, and what says why nothing goes on; the stages run here where nobody else
+    runs them.
+    """
+    with ExitStack() as stack:
+        trouble: Callable[[], str | None] = lambda: None  # noqa: E731
+        if settings.log.kind == "sqlite":
+            try:
+                suite = stack.enter_context(embedded(settings))
+            except AlreadyRunning:
+                pass
+            else:
+                trouble = suite.trouble
+                err.print(
+                    "no `callstream up` runs on this data folder: the stages run here meanwhile"
+                )
+        yield stack.enter_context(asking(settings)), trouble
+
+
+def _carry_out(settings: Settings, parts: Parts, plan: r.Plan, ahead: int, detach: bool) -> bool:
+    """Publish what is left of the plan and follow it; whether all of it went well."""
+    again = f"`callstream replay resume {plan.generation}`"
+    with ExitStack() as stack:
+        log = parts.log()
+        stack.callback(log.close)
+        if detach:
+            asks = stack.enter_context(_asked(settings, From.auto))
+            follower = r.Follower(
+                plan, log, parts.view, parts.codec, asks, ahead=len(plan.inputs) + 1
+            )
+            follower.publish()
+            _lost(follower)
+            out.print(f"asked for {follower.asked:,}; `callstream replay list` shows how far it is")
+            if settings.log.kind == "sqlite" and running(settings.data_dir) is None:
+                err.print("they wait: no `callstream up` runs on this data folder")
+            return not follower.lost
+        try:
+            asks, trouble = stack.enter_context(_at_work(settings))
+        except Transient as failure:
+            raise Stop(
+                f"{failure.detail}. Nothing can be followed without the warehouse: {again} once it "
+                "is back, or with --detach now"
+            ) from failure
+        follower = r.Follower(plan, log, parts.view, parts.codec, asks, ahead=ahead)
+        try:
+            _follow(follower, trouble)
+        except (KeyboardInterrupt, Transient) as stopped:
+            _end(follower)
+            if isinstance(stopped, Transient):
+                raise Stop(f"{stopped.detail}. {again} goes on") from stopped
+            err.print(f"stopped; what was asked for goes on, {again} asks for the rest")
+            raise typer.Exit(130) from None
+        _end(follower)
+        if follower.stopped is not None:
+            err.print(
+                f"stopped after {follower.stopped}. Mend the cause, then {again} asks for the rest",
+                soft_wrap=True,
+            )
+    return not (follower.stopped or follower.tally.failed or follower.lost)
+
+
+def _follow(follower: r.Follower, trouble: Callable[[], str | None]) -> None:
+    """Step until it is over, showing how far it is."""
+    began = moved = told = time.monotonic()
+    start = follower.tally.done
+    quiet = False
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=err, transient=True,
+    ) as progress:  # fmt: skip
+        task = progress.add_task(follower.plan.stage, total=follower.tally.total, rate="")
+        while True:
+            happened = follower.step()
+            now = time.monotonic()
+            counted = follower.tally
+            rate = (counted.done - start) / max(now - began, 0.001)
+            ended = counted.done + counted.failed + counted.erased
+            described = ", ".join(
+                f"{number:,} {what}"
+                for what, number in (("failed", counted.failed), ("waiting", counted.waiting))
+                if number
+            )
+            progress.update(
+                task, completed=ended, total=counted.total, rate=f"{rate:.1f}/s {described}"
+            )
+            if follower.over:
+                return
+            if happened:
+                moved, quiet = now, False
+            if (why := trouble()) is not None:
+                err.print(f"nothing goes on: {why}", soft_wrap=True)
+                follower.stopped = follower.stopped or why
+                return
+            if not quiet and now - moved > _QUIET_S:
+                quiet = True
+                err.print(
+                    f"nothing has come back for {_QUIET_S:.0f} s: is there a `callstream up`, or a "
+                    f"`callstream run` of {follower.plan.stage} and sink? `callstream topics` "
+                    "shows the lags",
+                    soft_wrap=True,
+                )
+            if not err.is_terminal and now - told > _QUIET_S:
+                told = now
+                left = (counted.total - ended) / rate if rate else None
+                eta = "" if left is None else f", {_span(left)} left"
+                err.print(f"{ended:,} of {counted.total:,}, {rate:.1f}/s{eta} {described}")
+            if not happened:
+                time.sleep(_POLL_S)
+
+
+def _end(follower: r.Follower) -> None:
+    counted = follower.tally
+    told = [f"{counted.done:,} of {counted.total:,} done"]
+    for what in ("failed", "waiting", "erased", "left"):
+        if number := getattr(counted, what):
+            told.append(f"{number:,} {what}")
+    out.print(", ".join(told))
+    for reason, count in sorted(follower.reasons.items(), key=lambda item: -item[1])[:_WHY]:
+        err.print(f"  {count:,} failed: {reason[:400]}", soft_wrap=True)
+    if counted.failed:
+        err.print("`callstream dead-letters list` has what failed")
+    _lost(follower)
+
+
+def _lost(follower: r.Follower) -> None:
+    if follower.lost:
+        calls = ", ".join(sorted({each.call for each in follower.lost})[:_WHY])
+        err.print(
+            f"{len(follower.lost):,} events are in neither archive nor log any more and were left "
+            f"out (calls {calls}, ...)",
+            soft_wrap=True,
+        )
+
+
+# Small parts
+
+
+def _options(settings: Settings, stage: str, tenant: str, given: list[str]) -> dict[str, str]:
+    """KEY=VALUE as a mapping, each known to the stage."""
+    options: dict[str, str] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise Stop(f"--option {text!r} is not KEY=VALUE")
+        if key in options:
+            raise Stop(f"--option {key} is given twice")
+        options[key] = value
+    r.check_options(stage, options)
+    # Of an embedded suite the rules lie on this machine, and are tried before anything is asked.
+    if "rules" in options and settings.log.kind == "sqlite":
+        try:
+            Trials(settings.enrich.rules_dir, settings.enrich.trial_rules_dir).rules(
+                options["rules"], tenant
+            )
+        except Invalid as problem:
+            raise Stop(problem.detail) from None
+    return options
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _tell(stage: str, cost: r.Estimate, selected: r.Selected) -> None:
+    """What a dry run says."""
+    takes = cost.rate if cost.seconds is None else f"about {_span(cost.seconds)}, at {cost.rate}"
+    events = "" if cost.events == cost.calls else f" ({cost.events:,} events)"
+    out.print(f"calls   {cost.calls:,}{events}", soft_wrap=True)
+    out.print(f"audio   {cost.audio_ms / 3_600_000:,.1f} h")
+    out.print(f"words   {cost.words:,}")
+    out.print(f"input   {cost.input_bytes / 1e6:,.1f} MB")
+    out.print(f"{stage} takes {takes}", soft_wrap=True)
+    table = Table("call", "started", "queue", "agent", "language", "engine", "audio s")
+    shown: dict[str, r.Found] = {each.input.call: each for each in selected.found}
+    step = max(1, len(shown) // _SAMPLE)
+    for each in list(shown.values())[::step][:_SAMPLE]:
+        table.add_row(
+            each.input.call, each.started_at, each.queue, each.agent, each.language, each.engine,
+            f"{each.audio_ms / 1000:.0f}",
+        )  # fmt: skip
+    if shown:
+        out.print(table)
+    out.print("nothing was asked for: this was a dry run")
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _show(compared: Comparison, calls: int) -> None:
+    shown = [each for each in compared.differences[:calls] if each.weight]
+    if shown:
+        first = compared.differences[0]
+        columns = ["call", *(["words changed"] if first.words_changed is not None else [])]
+        names = [*first.numbers, *first.texts, *first.labels]
+        table = Table(*columns, *names)
+        for each in shown:
+            cells = [each.call]
+            if first.words_changed is not None:
+                cells.append(f"{each.words_changed or 0} of {each.words.now or 0}")
+            cells += [_moved(each.numbers.get(name)) for name in first.numbers]
+            cells += [_turned(each.texts.get(name)) for name in first.texts]
+            for name in first.labels:
+                labels = each.labels.get(name)
+                signs = [] if labels is None else [
+                    *(f"+{label}" for label in labels.gained),
+                    *(f"-{label}" for label in labels.lost),
+                ]  # fmt: skip
+                cells.append(" ".join(signs))
+            table.add_row(*cells)
+        out.print(table)
+    sums = Table("in sum", "")
+    for name, value in compared.summed().items():
+        if isinstance(value, dict):
+            text = ", ".join(f"{label} {count}" for label, count in value.items())
+        else:
+            text = "" if value is None else str(value)
+        sums.add_row(name, text)
+    out.print(sums)
+
+
+def _moved(pair: Pair | None) -> str:
+    if pair is None or pair.now == pair.shadow:
+        return ""
+    return f"{_number(pair.now)} -> {_number(pair.shadow)}"
+
+
+def _number(value: Any) -> str:
+    return "none" if value is None else f"{value:.4g}"
+
+
+def _turned(pair: Pair | None) -> str:
+    if pair is None or pair.now == pair.shadow:
+        return ""
+    now, shadow = (str(value if value is not None else "none") for value in (pair.now, pair.shadow))
+    return "changed" if len(now) + len(shadow) > 30 else f"{now} -> {shadow}"
