@@ -18,11 +18,15 @@ from services.assembly import STAGES, Parts
 from services.ingest.entrances import DropFolder
 from services.loopback import Loopback
 from services.runtime.errors import Transient
+from services.runtime.log import Log, NoSuchTopic
 from services.runtime.loop import run
 from services.runtime.observe import HealthServer, configure_logs, logger
 from services.runtime.sqlite_log import SqliteView
 from services.runtime.stage import Stage
 from services.settings import PREFIX, Settings, WrongSetting, load
+
+# How often a log that cannot be opened yet is tried again.
+_REOPEN_S = 2.0
 
 
 class AlreadyRunning(Exception):
@@ -65,16 +69,32 @@ class Running:
 
     def _run(self, stage: Stage) -> None:
         try:
-            run(
-                stage,
-                self.parts.log_of(stage),
-                self.parts.codec,
-                self.stop,
-                self.parts.observer,
-                self.parts.settings.loop,
-            )
+            log = self._opened(stage)
+            if log is not None:
+                run(
+                    stage,
+                    log,
+                    self.parts.codec,
+                    self.stop,
+                    self.parts.observer,
+                    self.parts.settings.loop,
+                )
         except BaseException as error:
             self._end(stage.name, error)
+
+    def _opened(self, stage: Stage) -> Log | None:
+        """The stage's log, once it answers and has the topics; None where a stop comes first."""
+        observer = self.parts.observer
+        while not self.stop.is_set():
+            try:
+                return self.parts.log_of(stage)
+            except NoSuchTopic as missing:
+                observer.waiting(stage.name, Transient("topics_missing", str(missing)))
+            except Transient as failure:
+                observer.waiting(stage.name, failure)
+            observer.beat(stage.name)
+            self.stop.wait(_REOPEN_S)
+        return None
 
     def _expire(self, view: SqliteView) -> None:
         """Let go of what the catalogue keeps no longer, now and every hour."""

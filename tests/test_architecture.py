@@ -36,12 +36,13 @@ HOME_OF = {
     "fastavro": {"services/runtime/codec.py"},
     "faster_whisper": {"services/transcribe/faster_whisper_engine.py"},
     "huggingface_hub": {"services/transcribe/faster_whisper_engine.py"},
-    # A client of its own has each who speaks HTTP: recordings, language models, the demo's
+    # A client of its own has each who speaks HTTP: recordings, language models, schemas, the demo's
     # platform; the speech engine only names the errors of its hub.
     "httpx": {
         "services/enrich/llm.py",
         "services/ingest/fetch.py",
         "services/loopback.py",
+        "services/runtime/registry.py",
         "services/transcribe/faster_whisper_engine.py",
     },
     "jieba": {"services/enrich/lexicon.py"},
@@ -52,7 +53,12 @@ HOME_OF = {
     "sqlite3": {"services/runtime/sqlite_log.py"},
     "structlog": {"services/runtime/observe.py"},
     "transformers": {"services/enrich/transformer.py"},
-    "typer": {"services/cli/__main__.py", "services/cli/replay.py"},
+    "typer": {
+        "services/cli/__main__.py",
+        "services/cli/replay.py",
+        "services/cli/schemas.py",
+        "services/cli/topics.py",
+    },
     "whisperx": {"services/transcribe/whisperx_engine.py"},
 }
 # Not among the core dependencies; only the file that needs one imports it.

@@ -74,7 +74,7 @@ def _log(parts: Parts) -> Checked:
     )
     if missing:
         return Checked(
-            "log", "fail", f"{where} lacks {', '.join(missing)}", "callstream topics --create"
+            "log", "fail", f"{where} lacks {', '.join(missing)}", "callstream topics create"
         )
     return Checked("log", "ok", f"{parts.settings.log.kind}: {where}, {len(TOPICS)} topics")
 
