@@ -257,7 +257,7 @@ class Codec:
             causation_id=header(h.CAUSATION_ID),
             traceparent=trace if TRACEPARENT.match(trace) else None,
             attempt=_whole(message, h.RETRY_ATTEMPT),
-            shadow=header(h.SHADOW) == "true",
+            shadow=generation > 0 and header(h.SHADOW) == "true",
             side_effects=generation == 0 or header(h.SIDE_EFFECTS) == "on",
         )
 

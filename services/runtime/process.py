@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from schemas.events import ReplayRequested
-from schemas.topics import BY_RECORD, DEAD_LETTER, REPLAY, RETRY_TIERS
+from schemas.topics import BY_NAME, BY_RECORD, DEAD_LETTER, REPLAY, RETRY_TIERS
 from services.runtime import headers as h
 from services.runtime.codec import Codec
 from services.runtime.errors import Failure, Invalid, NotYet
@@ -133,13 +133,14 @@ def _replayed(stage: Stage, codec: Codec, request: Envelope[ReplayRequested]) ->
     asked = request.event
     refuse_unknown_options(stage.name, stage.options, asked.options)
     original = codec.replayed(request)
-    if REPLAY in stage.sources:
-        return replace(request, replays=original)
-    if asked.input.topic not in stage.sources:
+    if asked.input.topic not in stage.sources or isinstance(original.event, Message):
+        events = ", ".join(topic for topic in stage.sources if BY_NAME[topic].record is not None)
         raise Invalid(
             "wrong_input",
-            f"input.topic is {asked.input.topic!r}, {stage.name} reads {', '.join(stage.sources)}",
+            f"input.topic is {asked.input.topic!r}, {stage.name} replays events of {events}",
         )
+    if REPLAY in stage.sources:
+        return replace(request, replays=original)
     return replace(
         original,
         message=request.message,

@@ -10,7 +10,16 @@ from schemas.events import CallErased
 from schemas.topics import TOPICS
 from services.runtime.errors import Failure, Invalid, Transient
 from services.runtime.stage import Envelope, Outcome, Stage
-from services.sink.rows import NAME, TABLES, About, Columns, abouts, columns_of, milliseconds
+from services.sink.rows import (
+    NAME,
+    TABLES,
+    About,
+    Columns,
+    about,
+    abouts,
+    columns_of,
+    milliseconds,
+)
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Result
 
@@ -21,7 +30,9 @@ Call = tuple[str, str]
 
 
 # What an erasure empties; headlines first, so that a call leaves the views at once.
-_ERASABLE = tuple(reversed([table for table in TABLES if table != "calls_erased"]))
+_ERASABLE = tuple(
+    reversed([t for t in TABLES if t not in ("calls_erased", "shadows", "generations")])
+)
 # Of the erased call, these rows stay: that it was erased, when, and by whose wish.
 _STAYS = {"events": "type = 'CallErased'", "stage_states": "state = 'erased'"}
 
@@ -73,6 +84,7 @@ def _outcomes(
         sound.append((index, envelope))
     try:
         store(warehouse, made, words=words)
+        remake(warehouse, [envelope for _, envelope in sound], words=words)
     except Failure:
         raise
     except Exception as error:
@@ -211,6 +223,37 @@ def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> No
     if any(it.basis > later.get((it.tenant, it.call), it.basis) for it in again):
         # What these repeat may have been deleted before they were on record: look again.
         raise Transient("erased_meanwhile", "a call was erased while it was handed in again")
+
+
+def remake(warehouse: Tables, requests: Sequence[Envelope[Any]], *, words: bool = True) -> None:
+    """Insert once more the rows of the events whose replay is requested, the archive's excepted.
+
+    They take the place of those that the same events made before. What has been erased since stays
+    so, and erasures are not carried out again.
+    """
+    made = [
+        (about(request), about(request.replays))
+        for request in requests
+        if request.replays is not None and not isinstance(request.replays.event, CallErased)
+    ]
+    if not made:
+        return
+    erased = _erased(warehouse, [it for _, it in made], {})
+    made = [
+        (asked, it) for asked, it in made if it.basis > erased.get((it.tenant, it.call), _NEVER)
+    ]
+    columns = columns_of([it for _, it in made], words=words)
+    columns.pop("events", None)
+    done = [asked.state(NAME, it.id, "done") for asked, it in made]
+    columns["stage_states"] = [
+        [*was, *added]
+        for was, added in zip(
+            columns.get("stage_states", [()] * len(TABLES["stage_states"])),
+            zip(*done, strict=True) if done else [()] * len(TABLES["stage_states"]),
+            strict=True,
+        )
+    ]
+    _insert(warehouse, columns, f"remade/{_digest([asked for asked, _ in made], erased)}")
 
 
 def _made_anew(warehouse: Tables, made: Sequence[About]) -> list[About]:

@@ -61,6 +61,10 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         *_CHILD, "criterion_id", "title", "verdict", "weight", "reason", "suggestion", *_EVIDENCE,
     ),
     "summary_sentences": (*_CHILD, "text", "segment_ids", "start_ms", "end_ms", "quote"),
+    "shadows": ("tenant_id", "generation"),
+    "generations": (
+        "tenant_id", "generation", "event_id", "decision", "decided_at", "decided_by", "reason",
+    ),
     "replays": (
         *_ROW, "generation", "stage", "requested_at", "requested_by", "reason", "options",
         "shadow", "side_effects",
@@ -114,7 +118,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _Record = (
     e.CallEnded | e.CallRecorded | e.CallTranscribed | e.CallEnriched | e.AlertRaised
-    | e.ReplayRequested | e.CallErased
+    | e.ReplayRequested | e.GenerationDecided | e.CallErased
 )  # fmt: skip
 # What an operator's note on a dead letter says when nobody is to look at it again.
 DROPPED = "dropped"
@@ -147,8 +151,10 @@ def _finite(value: float | None) -> float | None:
 
 
 def call_of(envelope: Envelope[Any]) -> tuple[str, str]:
-    """(tenant_id, call_id) of the event, or of the message's key; ("", "") where it has none."""
+    """(tenant_id, call_id) of the event, or of the message's key; "" for what it is not about."""
     event = envelope.event
+    if isinstance(event, e.GenerationDecided):
+        return event.tenant_id, ""
     if not isinstance(event, Message):
         return event.tenant_id, event.call_id
     tenant, _, call = (event.key or b"").decode("utf-8", "replace").partition("/")
@@ -205,6 +211,12 @@ class About:
     cause: str
     place: str
     """partition-offset of a message that is itself the event; empty for events."""
+
+    @property
+    def shadow(self) -> bool:
+        """Whether its generation is shown to nobody until it is promoted."""
+        event = self.envelope.event
+        return self.envelope.shadow or (isinstance(event, e.ReplayRequested) and event.shadow)
 
     @property
     def event(self) -> tuple[Any, ...]:
@@ -302,6 +314,8 @@ def columns_of(events: Sequence[About], *, words: bool = True) -> dict[str, Colu
         for table, items in _parts(it.envelope.event).items():
             if items:
                 parts[table].append((it, items))
+    if "shadows" in single:  # one row says it of all
+        single["shadows"] = list(dict.fromkeys(single["shadows"]))
     made: dict[str, Columns] = {
         table: list(zip(*rows, strict=True)) for table, rows in single.items()
     }
@@ -350,10 +364,14 @@ def _rows(about: About) -> Rows:
             rows = _alert(about, event)
         case e.ReplayRequested():
             rows = _replay(about, event)
+        case e.GenerationDecided():
+            rows = _decided(about, event)
         case e.CallErased():
             rows = _erased(about, event)
         case _:
             rows = {}
+    if about.shadow:
+        rows["shadows"] = (about.tenant, about.generation)
     if done := about.done:
         rows["stage_states"] = done
     rows["events"] = _archived(about)
@@ -584,6 +602,19 @@ def _replay(about: About, event: e.ReplayRequested) -> Rows:
         event.side_effects,
     )
     return {"replays": row}
+
+
+def _decided(about: About, event: e.GenerationDecided) -> Rows:
+    row = (
+        about.tenant,
+        event.generation,
+        about.id,
+        event.decision,
+        milliseconds(event.decided_at),
+        event.decided_by,
+        event.reason,
+    )
+    return {"generations": row}
 
 
 def _erased(about: About, event: e.CallErased) -> Rows:

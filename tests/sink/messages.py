@@ -51,12 +51,29 @@ class Topics:
         time: datetime = NOON,
         generation: int = 0,
         causation_id: str | None = None,
+        shadow: bool = False,
     ) -> Envelope[Any]:
         record = self.codec.encode(
             event, id=id, source="/test", time=time, generation=generation,
-            causation_id=causation_id,
+            causation_id=causation_id, shadow=shadow,
         )  # fmt: skip
         return self.read(self.message(record.topic, record.key, record.value, record.headers, time))
+
+    def replay(self, original: Envelope[Any], id: str, **changes: Any) -> Envelope[Any]:
+        """A request that the sink stores `original` again, as the sink gets it."""
+        message = original.message
+        asked = e.ReplayRequested(
+            tenant_id=original.event.tenant_id, call_id=original.event.call_id,
+            requested_at=NOON, requested_by="operator", stage="sink",
+            input=e.OriginalInput(
+                topic=message.topic, event_id=original.id, value=message.value,
+                headers=[e.OriginalHeader(name=n, value=v) for n, v in message.headers],
+                timestamp=datetime.fromtimestamp(message.timestamp_ms / 1000, UTC),
+            ),
+            **{"generation": 7, **changes},
+        )  # fmt: skip
+        request = self.send(asked, id)
+        return replace(request, replays=self.codec.replayed(request))
 
     def wait(
         self, waiting: Envelope[Any], stage: str, reason: str, *, time: datetime = NOON,
