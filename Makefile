@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean help
+.PHONY: demo test check bench clean stack-up stack-down stack-status help
 
 help:
 	@echo "make demo    ten sample calls through the whole path, on this machine, nothing before it"
 	@echo "make test    checks and tests; real Kafka, S3 and ClickHouse where they can be had"
 	@echo "make check   ruff and mypy only"
 	@echo "make bench   the figures of docs/benchmarks.md"
+	@echo "make stack-up, stack-status, stack-down   Kafka, S3, ClickHouse and a schema registry on this machine"
 	@echo "make clean   remove the environment, caches and the demo's data"
 
 demo: $(VENV)/.core
@@ -26,6 +27,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@for file in path codec log sink enrich; do echo "== $$file"; $(BIN)/python -m benchmarks.$$file || exit 1; done
+
+stack-up stack-down stack-status: $(VENV)/.dev
+	@$(BIN)/python -m stack $(@:stack-%=%)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
