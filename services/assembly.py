@@ -17,7 +17,7 @@ from services.enrich.settings import OPTIONS as ENRICH_OPTIONS
 from services.enrich.settings import trial_rules
 from services.ingest.handler import stage as ingest_stage
 from services.runtime.codec import Codec, FolderRegistry
-from services.runtime.kafka_log import KafkaLog
+from services.runtime.kafka_log import KafkaLog, Statistics
 from services.runtime.kafka_view import KafkaView
 from services.runtime.log import Log, LogView, TopicPartition
 from services.runtime.objects import DirectoryObjects, Objects, S3Objects
@@ -109,15 +109,22 @@ class Parts:
     def warehouse(self) -> Warehouse:
         return Warehouse.open(self.settings.sink)
 
-    def log(self, group: str = "", topics: Collection[str] = ()) -> Log:
+    def log(
+        self,
+        group: str = "",
+        topics: Collection[str] = (),
+        on_statistics: Callable[[Statistics], None] | None = None,
+    ) -> Log:
         """A member of `group`; without one, a log that only writes."""
         if self.settings.log.kind == "kafka":
-            return KafkaLog(self.settings.log.kafka, group, topics)
+            return KafkaLog(self.settings.log.kafka, group, topics, on_statistics)
         _ = self.view
         return SqliteLog(self.settings.log_file, group, topics)
 
     def log_of(self, stage: Stage) -> Log:
-        return self.log(self.group(stage.name), topics_of(stage))
+        """The log as `stage` reads it; its client's own figures become metrics."""
+        told = partial(self.observer.kafka, stage.name)
+        return self.log(self.group(stage.name), topics_of(stage), told)
 
     def group(self, stage: str) -> str:
         """The consumer group of a stage."""

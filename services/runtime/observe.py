@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal, TextIO, get_args
+from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -28,6 +28,9 @@ from services.runtime import headers as h
 from services.runtime.errors import Failure, NotYet, Transient
 from services.runtime.log import Lost, Message, TopicPartition
 from services.runtime.stage import Envelope, trace_id
+
+if TYPE_CHECKING:
+    from services.runtime.kafka_log import Statistics
 
 # A comment here is the metric's help text, and its line in docs/observability.md.
 MetricName = Literal[
@@ -51,6 +54,12 @@ MetricName = Literal[
     "callstream_retries_total",  # calls moved to a retry tier
     "callstream_waits_total",  # waits for a dependency that is down
     "callstream_failures_total",  # unexpected failures, before they are tried again
+    # What the Kafka client of a stage says of itself; nothing on the embedded log
+    "callstream_kafka_transactions_total",  # outcome is committed, aborted or in_doubt
+    "callstream_kafka_rebalances_total",  # changes of the group that reached this member
+    "callstream_kafka_partitions_lost_total",  # partitions taken without being asked back
+    "callstream_kafka_read_ahead_bytes",  # bytes fetched and not yet read by the stage
+    "callstream_kafka_round_trip_seconds",  # 99th percentile of a broker's answers
     # What was done, repeats after a crash included
     "callstream_replays_total",  # requests to replay that the stage has handled
     "callstream_recordings_total",  # recordings in the CallRecorded events made
@@ -172,6 +181,12 @@ class Observer:
         self._retries = counter("callstream_retries_total", "reason")
         self._waits = counter("callstream_waits_total", "reason")
         self._failures = counter("callstream_failures_total")
+        self._transactions = counter("callstream_kafka_transactions_total", "outcome")
+        self._rebalances = counter("callstream_kafka_rebalances_total")
+        self._taken = counter("callstream_kafka_partitions_lost_total")
+        self._ahead = gauge("callstream_kafka_read_ahead_bytes")
+        self._round_trip = gauge("callstream_kafka_round_trip_seconds", "broker")
+        self._totals: dict[Counter, float] = {}
         self._replays = counter("callstream_replays_total")
         self._recordings = counter("callstream_recordings_total")
         self._bytes = counter("callstream_recording_bytes_total")
@@ -276,6 +291,24 @@ class Observer:
         """Dead letters of `stage` that nobody has settled; when the oldest was written."""
         self._unsettled.labels(stage).set(letters)
         self._aging(self._dead_oldest.labels(stage), oldest_ms)
+
+    def kafka(self, stage: str, told: Statistics) -> None:
+        """What the clients of the stage's log say of themselves; totals since they were made."""
+        for outcome, count in (
+            ("committed", told.commits), ("aborted", told.aborts), ("in_doubt", told.in_doubt)
+        ):  # fmt: skip
+            self._grown(self._transactions.labels(stage, outcome), count)
+        self._grown(self._rebalances.labels(stage), told.rebalances)
+        self._grown(self._taken.labels(stage), told.partitions_lost)
+        self._ahead.labels(stage).set(told.fetch_queue_bytes)
+        for broker, seconds in told.round_trip_s.items():
+            self._round_trip.labels(stage, broker).set(seconds)
+
+    def _grown(self, counter: Counter, total: float) -> None:
+        """Count on to `total`, which begins again at 0 with a new client."""
+        known = self._totals.get(counter, 0)
+        counter.inc(total - known if total >= known else total)
+        self._totals[counter] = total
 
     def listened(self, stage: str, seconds: float) -> None:
         self._engine_s.labels(stage).inc(seconds)

@@ -22,6 +22,7 @@ from schemas.examples import EXAMPLES
 from schemas.topics import REPLAY
 from services.runtime import headers as h
 from services.runtime.errors import Invalid, NotYet, Transient
+from services.runtime.kafka_log import Statistics
 from services.runtime.log import Lost, Message, TopicPartition
 from services.runtime.observe import (
     METRICS,
@@ -34,6 +35,7 @@ from services.runtime.observe import (
 )
 from services.runtime.stage import Envelope
 
+STATISTICS = Statistics(round_trip_s={"b:9092": 0.004}, commits=3, fetch_queue_bytes=17)
 MADE = ("CallRecorded", "CallTranscribed", "AlertRaised")
 MESSAGE = Message("calls.ended", 3, 41, b"acme/call-1", b"v", (), 0)
 
@@ -77,6 +79,7 @@ def told(observer: Observer) -> Observer:
     observer.unsettled("ingest", 2, 2_000)
     observer.listened("ingest", 1.5)
     observer.inserted("ingest", "events", 9)
+    observer.kafka("ingest", STATISTICS)
     return observer
 
 
@@ -179,6 +182,20 @@ def test_an_age_grows_though_nobody_tells_of_it(lines: io.StringIO) -> None:
     observer.in_hand("s", "replay", 1, 500_000)  # written by a clock that is ahead
     assert age("callstream_oldest_seconds", kind="live") == 0
     assert age("callstream_oldest_seconds", kind="replay") == 0
+
+
+def test_totals_of_a_client_are_counted_on_when_it_is_made_again(lines: io.StringIO) -> None:
+    observer = Observer()
+    for commits in (3, 5, 1):
+        observer.kafka("s", replace(STATISTICS, commits=commits, rebalances=1))
+    counted = observer.registry.get_sample_value
+    committed = {"stage": "s", "outcome": "committed"}
+    assert counted("callstream_kafka_transactions_total", committed) == 6
+    assert counted("callstream_kafka_rebalances_total", {"stage": "s"}) == 1
+    assert counted("callstream_kafka_read_ahead_bytes", {"stage": "s"}) == 17
+    assert (
+        counted("callstream_kafka_round_trip_seconds", {"stage": "s", "broker": "b:9092"}) == 0.004
+    )
 
 
 def test_a_metric_is_named_after_its_unit(lines: io.StringIO) -> None:
