@@ -124,13 +124,15 @@ def stage(
 
     def fetched(call: CallEnded, recording: Recording) -> Receipt:
         with _scratch_file(settings.scratch) as path:
-            if (recording.uri or "").startswith(UPLOADED):
+            uploaded = (recording.uri or "").startswith(UPLOADED)
+            if uploaded:
                 got = _uploaded(objects, call, recording, path)
             else:
                 got = fetcher(recording, path)
             info = prober(path, settings.audio_limits, _hint(recording))
             key = audio_key(call.tenant_id, got.sha256)
-            if not objects.exists(key):
+            # An upload came from where it would be put.
+            if not uploaded and not objects.exists(key):
                 objects.put_file(key, path)
         return Receipt(key, got.sha256, got.size_bytes, info)
 

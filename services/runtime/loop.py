@@ -154,6 +154,7 @@ class _Loop:
         self._replaying = False
         self._breaker = _Breaker(policy)
         self._commit_at = 0.0
+        self._gathering_since: float | None = None
         self._commit_waits = 0
         self._poll_waits = 0
         self._down = False
@@ -491,8 +492,13 @@ class _Loop:
     # Committing
 
     def _commit(self) -> None:
-        """Commit, per partition, what is finished without a gap."""
-        if time.monotonic() < self._commit_at:
+        """Commit, per partition, what is finished without a gap.
+
+        While workers are busy it waits a little for what they finish next: a commit costs the same
+        whatever it holds.
+        """
+        now = time.monotonic()
+        if now < self._commit_at:
             return
         finished: list[_Work] = []
         made = 0
@@ -506,7 +512,15 @@ class _Loop:
                 made += work.made
                 offsets[source] = work.message.offset + 1
         if not finished:
+            self._gathering_since = None
             return
+        if self._gathering_since is None:
+            self._gathering_since = now
+        full = len(finished) >= self._policy.commit_records or made >= _BATCH_BYTES
+        gathers = self._running > 0 and not self._stop.is_set() and not full
+        if gathers and now < self._gathering_since + self._policy.commit_wait_s:
+            return
+        self._gathering_since = None
         started = time.monotonic()
         try:
             self._log.commit([r for work in finished for r in work.records or ()], offsets)

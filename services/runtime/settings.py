@@ -49,6 +49,12 @@ class Policy(BaseModel):
     commit_records: int = Field(
         1_000, ge=1, description="Most messages whose outputs go into one commit."
     )
+    commit_wait_s: float = Field(
+        0.05,
+        ge=0,
+        description="How long what is finished may wait for more, while more is worked on, before "
+        "it is committed. A commit costs the same whatever it holds.",
+    )
 
     @field_validator("tier_delays_s")
     @classmethod

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from schemas.topics import TOPICS
 from services.assembly import Parts, project_root
-from services.runtime.kafka_log import KafkaView
+from services.runtime.kafka_view import KafkaView
 from services.runtime.objects import S3Objects
 from services.settings import PREFIX, Settings, load
 from services.sink.settings import SinkSettings
@@ -47,6 +47,7 @@ PROFILE: Mapping[str, str] = {
     "OBJECTS__SECURE": "false",
     "LOOP__IN_FLIGHT": "256",
     "LOOP__BACKOFF_S": "0.1",
+    "LOOP__COMMIT_WAIT_S": "0.25",
     "LOOP__BACKOFF_MAX_S": "2",
     "LOOP__TIER_DELAYS_S": "[1, 2, 4]",
     "LOOP__PATIENCE_S": str(PATIENCE_S),
