@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from services.enrich.settings import EnrichSettings
 from services.ingest.settings import IngestSettings
 from services.runtime.kafka_client import KafkaSettings
+from services.runtime.registry import RegistrySettings
 from services.runtime.settings import Policy
 from services.runtime.sqlite_log import PARTITIONS
 from services.sink.settings import SinkSettings
@@ -86,6 +87,9 @@ class Settings(BaseSettings):
         "INFO", description="From which level log lines are written."
     )
     log: LogSettings = Field(default=LogSettings(), description="What carries the events.")
+    registry: RegistrySettings = Field(
+        default=RegistrySettings(), description="Where schemas are found."
+    )
     objects: ObjectSettings = Field(default=ObjectSettings(), description="Where bytes lie.")
     loop: Policy = Field(default=Policy(), description="How stages treat time and failure.")
     http: HttpSettings = Field(default=HttpSettings(), description="Health and metrics.")

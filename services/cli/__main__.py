@@ -25,6 +25,7 @@ from services.cli.demo import demo as run_demo
 from services.cli.doctor import checks
 from services.cli.follow import THROUGH, follow, states
 from services.cli.replay import replay_app
+from services.cli.schemas import schemas_app
 from services.cli.show import FORMATS
 from services.cli.topics import topics_app
 from services.enrich.handler import enrich_call
@@ -49,6 +50,7 @@ letters_app = typer.Typer(help="What could not be processed, and what to do abou
                           no_args_is_help=True)  # fmt: skip
 app.add_typer(letters_app, name="dead-letters")
 app.add_typer(replay_app, name="replay")
+app.add_typer(schemas_app, name="schemas")
 app.add_typer(topics_app, name="topics")
 
 ShowFormat = StrEnum("ShowFormat", {name: name for name in FORMATS})  # type: ignore[misc]
