@@ -23,6 +23,7 @@ from services.runtime.log import Log, LogView, TopicPartition
 from services.runtime.objects import DirectoryObjects, Objects, S3Objects
 from services.runtime.observe import Observer
 from services.runtime.process import topics_of
+from services.runtime.registry import HttpRegistry
 from services.runtime.sqlite_log import SqliteLog, SqliteView
 from services.runtime.stage import Stage, refuse_unknown_options, utc_now
 from services.settings import Settings
@@ -90,7 +91,9 @@ class Parts:
 
     @cached_property
     def codec(self) -> Codec:
-        return Codec(FolderRegistry(), self.objects)
+        wanted = self.settings.registry
+        registry = FolderRegistry() if wanted.url is None else HttpRegistry(wanted)
+        return Codec(registry, self.objects)
 
     @cached_property
     def observer(self) -> Observer:
