@@ -28,7 +28,7 @@ def test_the_tables_have_the_columns_that_rows_fill_in_their_order(warehouse: Wa
     for table, columns in TABLES.items():
         found = warehouse.query(
             "SELECT name FROM system.columns WHERE database = currentDatabase() "
-            "AND table = {table:String} ORDER BY position",
+            "AND table = {table:String} AND default_kind != 'MATERIALIZED' ORDER BY position",
             {"table": table},
         )
         assert set(columns) == {name for (name,) in found.rows}, table
