@@ -278,7 +278,8 @@ def _resampled(path: Path, rate: int, container: str | None) -> Iterator[Samples
     def planar(frames: list[av.AudioFrame]) -> Iterator[Samples]:
         for frame in frames:
             if frame.samples:
-                piece = frame.to_ndarray().astype(np.float32, copy=False)
+                packed = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+                piece = np.ascontiguousarray(packed.T)
                 if len(piece) < channels:
                     piece = np.concatenate([piece, np.repeat(piece[-1:], channels - len(piece), 0)])
                 yield piece[:channels]
@@ -291,7 +292,8 @@ def _resampled(path: Path, rate: int, container: str | None) -> Iterator[Samples
                     if resampler is not None:
                         yield from planar(resampler.resample(None))
                     channels = channels or frame.layout.nb_channels
-                    resampler = av.AudioResampler("fltp", frame.layout, rate)
+                    # Packed: of planes PyAV reads eight pointers only, beyond them it crashes.
+                    resampler = av.AudioResampler("flt", frame.layout, rate)
                     setting = now
                 frame.pts = None
                 yield from planar(resampler.resample(frame))

@@ -130,6 +130,19 @@ def test_raw_samples_at_16_khz(tmp_path: Path) -> None:
     assert decode(path, container=info.container).shape == (1, 16000)
 
 
+@pytest.mark.parametrize("channels", [3, 8, 9, 16])
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_many_channels_come_out_each_as_it_is(tmp_path: Path, channels: int, rate: int) -> None:
+    """Of more than eight planes, PyAV's frames have no pointers."""
+    path = tmp_path / "call.wav"
+    level = np.arange(1, channels + 1, dtype=np.int16) * 1000
+    path.write_bytes(wav(np.tile(level, (rate, 1)).tobytes(), rate, channels))
+    assert probe(path, LIMITS).channels == channels
+    samples = decode(path)
+    assert samples.shape == (channels, 16_000)
+    np.testing.assert_allclose(samples[:, 8000], level / 32768, atol=1e-3)
+
+
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 7.0])
 def test_blocks_are_the_whole_in_pieces(tmp_path: Path, seconds: float) -> None:
     path = tmp_path / "call.wav"
