@@ -11,6 +11,7 @@ import numpy as np
 
 from schemas.events import CallEnded, DegradationKind, Role, StoredRecording
 from services.runtime.audio import blocks
+from services.runtime.errors import Invalid
 from services.transcribe.engine import RATE_HZ, Samples
 from services.transcribe.spans import Span
 
@@ -29,11 +30,19 @@ _LAG_BLOCKS = 16
 HUMANS = frozenset({Role.AGENT, Role.CUSTOMER, Role.SUPERVISOR, Role.EXTERNAL})
 
 
-def unpack(source: Path, container: str, folder: Path, muted: Iterable[Span]) -> list[Samples]:
+def unpack(
+    source: Path,
+    container: str,
+    folder: Path,
+    muted: Iterable[Span],
+    longest_s: float = float("inf"),
+) -> list[Samples]:
     """The channels of the file at `source`, 16 kHz, backed by files in `folder`.
 
     What lies in `muted` (ms since the recording's start) is zero: it never leaves this function.
-    Memory does not grow with the length of the call. Raises Invalid where nothing can be decoded.
+    Memory does not grow with the length of the call, and `folder` takes 64 kB a second of all
+    channels together. Raises Invalid where nothing can be decoded, and `too_long` where the
+    channels add up to more than `longest_s`.
     """
     silenced = [
         (max(0, span.start_ms * RATE_HZ // 1000), -(-span.end_ms * RATE_HZ // 1000))
@@ -42,6 +51,12 @@ def unpack(source: Path, container: str, folder: Path, muted: Iterable[Span]) ->
     paths: list[Path] = []
     position = 0
     for block in blocks(source, RATE_HZ, container=container):
+        if (position + block.shape[1]) * len(block) > longest_s * RATE_HZ:
+            raise Invalid(
+                "too_long",
+                f"{len(block)} channels add up to more than {longest_s:g} s; "
+                "transcribe.max_channel_s allows more, for 64 kB of scratch a second",
+            )
         block = np.array(block, np.float32)
         for first, last in silenced:
             block[:, max(0, first - position) : max(0, last - position)] = 0.0

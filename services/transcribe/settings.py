@@ -125,6 +125,12 @@ class TranscribeSettings(BaseModel):
         ),
         description="Telephony intervals that are not transcribed. SECURE_PAUSE always is one.",
     )
+    max_channel_s: float = Field(
+        default=16 * 3600.0,
+        gt=0,
+        description="Most seconds of one recording, all its channels together: each takes 64 kB "
+        "of scratch. A recording beyond it is refused.",
+    )
     cache: bool = Field(default=True, description="Whether results are kept beside the audio.")
     workers: int = Field(default=1, ge=1, description="Calls handled at once.")
 

@@ -131,7 +131,9 @@ class Transcriber:
                     f"object {recording.object_key!r} has SHA-256 {digest}, its event says "
                     f"{recording.sha256}",
                 )
-            audio = unpack(source, recording.container, Path(name), local)
+            audio = unpack(
+                source, recording.container, Path(name), local, self.settings.max_channel_s
+            )
             result = self._listened(audio, local, language, hints)
         if self.settings.cache:
             cache.store(self.objects, question, result)

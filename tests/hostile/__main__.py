@@ -46,8 +46,6 @@ def main() -> int:
         for line in report.lines():
             say(line)
     violations = [line for report in reports for line in report.violations]
-    for line in violations[:200]:
-        say(f"VIOLATION {line}")
     counts = ", ".join(f"{report.count:,} {report.kind}" for report in reports)
     say(f"{'FAILED' if violations else 'OK'}: {counts}, {len(violations)} violations, "
          f"seed {seed}")  # fmt: skip

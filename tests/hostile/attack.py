@@ -30,6 +30,10 @@ Kind = Literal["audio", "messages", "loop"]
 SECONDS = 1.0
 # A transcript of hours takes long however sound it is: 4 hours are 0.7 MB.
 SECONDS_PER_MB = 4.0
+# Long sound takes long too: of a channel, a hundredth of its length.
+SECONDS_PER_SOUND_S = 0.01
+# Whatever else the machine does, nothing takes this long.
+HANGS_S = 30.0
 # Of one worker, libraries included; what one message may add to it, and its address space.
 PEAK_BYTES = 700_000_000
 GROWTH_BYTES = 150_000_000
@@ -73,10 +77,11 @@ def _audio_worker(folder: Path, seed: int, begun: Any, pipe: Connection) -> None
         slow = {}
         for number, seconds in heard.seconds.items():
             if seconds > SECONDS:  # the machine has others to serve: the file alone decides
-                alone = min(ear.hear(mutants, [number]).seconds[number] for _ in range(3))
-                slow[number] = alone
-                if alone > SECONDS:
-                    bad[number] = _told(mutants, number, f"took {alone:.2f} s, alone")
+                slow[number] = alone = ear.alone(mutants, number)
+                allowed = max(SECONDS, SECONDS_PER_SOUND_S * heard.sound_s.get(number, 0.0))
+                if alone > allowed or seconds > HANGS_S:
+                    bad[number] = _told(mutants, number, f"took {seconds:.2f} s, of the processor "
+                                        f"{alone:.2f} s alone")  # fmt: skip
         ends = Counter(o.partition(": ")[0] for o in heard.outcomes.values())
         if peak_bytes() > PEAK_BYTES:
             bad[numbers[0]] = f"{peak_bytes() >> 20} MB held by one of the {len(numbers)} from here"
@@ -101,9 +106,12 @@ def _message_worker(kind: Kind, folder: Path, seed: int, begun: Any, pipe: Conne
             if seconds > SECONDS:
                 size = len(reader.mutants.message(number).message.value or b"")
                 allowed = max(SECONDS, SECONDS_PER_MB * size / 1e6)
-                slow[number] = alone = min(reader.judge(number)[1] for _ in range(3))
-                if alone > allowed:
-                    bad[number] = f"took {alone:.2f} s for {size} bytes, alone"
+                slow[number] = alone = min(_processor_s(reader, number) for _ in range(3))
+                if alone > allowed or seconds > HANGS_S:
+                    bad[number] = (
+                        f"took {seconds:.2f} s for {size} bytes, of the processor {alone:.2f} s "
+                        "alone"
+                    )
         for number, grown in read.grown.items():
             if grown > GROWTH_BYTES:
                 bad[number] = f"raised the memory held by {grown >> 20} MB"
@@ -117,6 +125,12 @@ def _message_worker(kind: Kind, folder: Path, seed: int, begun: Any, pipe: Conne
         pipe.send(Done(ends, bad, slow, longest, peak_bytes()))
     if warehouse is not None:
         warehouse.close()
+
+
+def _processor_s(reader: Reader, number: int) -> float:
+    before = time.process_time()
+    reader.judge(number)
+    return time.process_time() - before
 
 
 @dataclass
@@ -137,10 +151,15 @@ class Report:
     def add(self, numbers: Sequence[int], done: Done) -> None:
         self.count += len(numbers)
         self.ends += done.ends
-        self.violations += [f"{self.kind} {number}: {why}" for number, why in done.bad.items()]
+        for number, why in done.bad.items():
+            self.violate(number, why)
         self.slow |= done.slow
         self.longest_s = max(self.longest_s, done.longest_s)
         self.peak_bytes = max(self.peak_bytes, done.peak_bytes)
+
+    def violate(self, number: int, why: str) -> None:
+        self.violations.append(f"{self.kind} {number}: {why}")
+        say(f"VIOLATION {self.violations[-1]}")
 
     def lines(self) -> Iterator[str]:
         for end, count in sorted(self.ends.items(), key=lambda item: -item[1]):
@@ -149,7 +168,7 @@ class Report:
         yield (
             f"  {self.count:,} {self.kind} in {self.took_s:.0f} s: {self.deaths} deaths, "
             f"{len(self.violations)} violations; the longest {self.longest_s:.2f} s, "
-            f"{len(self.slow)} over {SECONDS:g} s beside all else (alone at most {alone:.2f} s); "
+            f"{len(self.slow)} over {SECONDS:g} s beside all else (of the processor, alone, at most {alone:.2f} s); "
             f"at most {self.peak_bytes >> 20} MB held"
         )
 
@@ -231,9 +250,7 @@ def _bury(hand: _Hand, report: Report) -> list[Sequence[int]]:
         raise RuntimeError(f"a worker ended before its first: status {hand.process.exitcode}")
     report.deaths += 1
     report.count += 1
-    report.violations.append(
-        f"{report.kind} {number}: the worker died with status {hand.process.exitcode}"
-    )
+    report.violate(number, f"the worker died with status {hand.process.exitcode}")
     rest = [n for n in hand.numbers if n != number]
     return [rest] if rest and report.deaths < 20 else []
 

@@ -6,6 +6,7 @@ under test is what touches bytes of unknown origin.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +48,8 @@ class Heard:
     """`transcribed`, the reason of a dead letter as `stage/reason`, or what it should not be."""
     seconds: dict[int, float] = field(default_factory=dict)
     """The longest that one stage was held by the file."""
+    sound_s: dict[int, float] = field(default_factory=dict)
+    """What it decodes to, all channels together."""
 
 
 class Ear:
@@ -73,6 +76,15 @@ class Ear:
                 transcribe_stage(TranscribeSettings(engine="stub"), self._objects, chosen),
             )
         ]
+
+    def alone(self, mutants: Mutants, number: int) -> float:
+        """Processor seconds that the file takes, with nothing beside it; the least of three."""
+        return min(self._processor_s(mutants, number) for _ in range(3))
+
+    def _processor_s(self, mutants: Mutants, number: int) -> float:
+        before = os.times()
+        self.hear(mutants, [number])
+        return sum(os.times()[:4]) - sum(before[:4])
 
     def _timed(self, stage: Stage) -> Stage:
         def handle(envelopes: Sequence[Envelope[CallEnded]]) -> Iterator[tuple[int, Outcome]]:
@@ -117,6 +129,11 @@ class Ear:
             for thread in threads:
                 thread.join()
         heard = Heard(_outcomes(view, numbers), {n: self._seconds.get(n, 0.0) for n in numbers})
+        for message in view.scan(RECORDED):
+            event = self._codec.decode(message).event
+            heard.sound_s[int(event.call_id)] = sum(
+                stored.duration_ms / 1000 * stored.channels for stored in event.recordings
+            )
         database.close()
         for path in self._files.iterdir():
             path.unlink()

@@ -8,6 +8,7 @@ import pytest
 
 from schemas.events import CallEnded, DegradationKind, Participant, Role, StoredRecording
 from schemas.examples import EXAMPLES
+from services.runtime.errors import Invalid
 from services.transcribe.channels import same_audio, speakers, unpack
 from services.transcribe.engine import RATE_HZ
 from services.transcribe.spans import Span
@@ -84,6 +85,18 @@ def test_unpacking_gives_each_channel_at_16_khz_with_the_muted_parts_zero(tmp_pa
             blocks = np.asarray(channel[start_ms * 16 : end_ms * 16])
             assert float(np.abs(blocks[: blocks.size // 160 * 160]).reshape(-1, 160).max(1).min())
     assert not np.allclose(first[8_000:16_000], second[8_000:16_000])
+
+
+def test_scratch_is_bounded_by_all_channels_together(tmp_path: Path) -> None:
+    source = tmp_path / "recording"
+    source.write_bytes(wav([silence(40.0)] * 8))
+    assert len(unpack(source, "wav", tmp_path, [], longest_s=320.0)) == 8
+    small = tmp_path / "small"
+    small.mkdir()
+    with pytest.raises(Invalid, match="max_channel_s") as refused:
+        unpack(source, "wav", small, [], longest_s=300.0)
+    assert refused.value.reason == "too_long"
+    assert sum(path.stat().st_size for path in small.iterdir()) <= 300 * 64_000
 
 
 def call(*roles: Role) -> CallEnded:
