@@ -62,7 +62,7 @@ def stage(settings: SinkSettings, warehouse: Tables) -> Stage:
         handle=handle,
         batch=settings.batch,
         wait_s=settings.wait_s,
-        workers=1,
+        workers=settings.workers,
         passes_undecodable=True,
     )
 

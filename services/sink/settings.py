@@ -37,3 +37,8 @@ class SinkSettings(BaseModel):
     )
     batch: int = Field(default=1000, ge=1, le=10_000, description="Most events per batch.")
     wait_s: float = Field(default=0.2, ge=0, description="How long a batch may wait to fill.")
+    workers: int = Field(
+        default=2,
+        ge=1,
+        description="Batches stored at once: while one is inserted, rows of the next are made.",
+    )

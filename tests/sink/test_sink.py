@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ from schemas import events as e
 from schemas.examples import EXAMPLES
 from services.runtime import headers as h
 from services.runtime.errors import Invalid, Transient
-from services.runtime.stage import Envelope, Outcome
+from services.runtime.stage import Envelope, Handle, Outcome
 from services.sink.handler import Tables, stage
 from services.sink.rows import TABLES
 from services.sink.settings import SinkSettings
@@ -263,6 +265,46 @@ def lives(topics: Topics) -> list[Envelope[Any]]:
         topics.send(erasure, "erasure", time=erased_at),
         *life_of(topics, again, prefix="again/", time=NOON + timedelta(hours=2)),
     ]
+
+
+def test_batches_stored_at_once_leave_what_one_after_the_other_leaves(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    """Repeats and an erasure among them, in whatever way they fall together."""
+    seed = int(os.environ.get("CALLSTREAM_TEST_SEED", random.randrange(1 << 32)))
+    print(f"seed {seed}: repeat with CALLSTREAM_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    calls = [replace(HAPPY, call_id=f"c{number}") for number in range(4)]
+    events = [event for call in calls for event in life_of(topics, call)]
+    gone = replace(EXAMPLES["CallErased"]["asked"], call_id="c0", erased_at=NOON)
+    erasure = topics.send(gone, "erased", time=NOON + timedelta(days=1))
+    again = [
+        topics.read(topics.message(m.topic, m.key, m.value, m.headers))
+        for m in (event.message for event in events)
+    ]
+    sink(warehouse, [*events, erasure])
+    views = views_of(warehouse)
+    alone = content(warehouse, *views)
+    for _ in range(4):
+        empty(warehouse)
+        pile = [*events, erasure, *again]
+        chance.shuffle(pile)
+        cuts = sorted(chance.sample(range(1, len(pile)), 5))
+        parts = [pile[a:b] for a, b in zip([0, *cuts], [*cuts, len(pile)], strict=True)]
+        handle = stage(SinkSettings(), warehouse).handle
+
+        def store(part: Sequence[Envelope[Any]], handle: Handle = handle) -> None:
+            while True:
+                try:
+                    assert {outcome for _, outcome in handle(part)} == {()}
+                    return
+                except Transient as meanwhile:  # the loop comes again, too
+                    if meanwhile.reason != "erased_meanwhile":
+                        raise
+
+        with ThreadPoolExecutor(3) as threads:
+            list(threads.map(store, parts))
+        assert content(warehouse, *views) == alone, f"cuts {cuts}"
 
 
 def test_stopped_after_any_insert_and_run_again_is_one_clean_run(
