@@ -147,17 +147,18 @@ def run(
     say: Say = print,
     *,
     limit_s: float = 3600.0,
-    window: int = 600,
+    window: int | None = None,
     protocol: str = "classic",
     folder: Path | None = None,
     every_s: float = 5.0,
 ) -> Verdict:
     """Let `count` calls pass while `kills` kills and other faults strike; see `plan`.
 
-    No more than `window` calls are under way at once. What is not over after `limit_s` is a
+    No more than `window` calls are under way at once, a fifteenth of all by default. What is not over after `limit_s` is a
     violation too. Raises ServerError where a server cannot be had.
     """
     began = time.monotonic()
+    window = window or max(50, min(600, count // 15))
     with tempfile.TemporaryDirectory(prefix="callstream-chaos-") as made:
         suite = Suite(folder or Path(made), protocol=protocol)
         with suite:

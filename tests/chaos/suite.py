@@ -169,6 +169,7 @@ class Suite:
             self._environ = {
                 **{k: v for k, v in os.environ.items() if not k.startswith(PREFIX)},
                 **{PREFIX + key: value for key, value in self._keys().items()},
+                "PYTHONFAULTHANDLER": "1",
             }
             stack.callback(self._end_stages)
             self._prepare()
