@@ -153,7 +153,7 @@ class Connection:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.settings = settings
-        self._refusal: KafkaError | None = None
+        self._complaint: KafkaError | None = None
 
     def config(self) -> dict[str, Any]:
         """The options every client starts from."""
@@ -185,8 +185,8 @@ class Connection:
 
     def heard(self, error: KafkaError) -> None:
         """What a client says of its connections: the cause, where later calls only time out."""
-        if error.code() in REFUSALS:
-            self._refusal = error
+        if _mend(error):
+            self._complaint = error
 
     @contextmanager
     def answered(self) -> Iterator[None]:
@@ -196,18 +196,20 @@ class Connection:
         """
         try:
             yield
-        except KafkaException as failure:
-            raise self._transient(failure.args[0]) from failure
+        except (KafkaException, SystemError) as failure:
+            if (told := client_error(failure)) is None:
+                raise
+            raise self._transient(told) from failure
         else:
-            self._refusal = None
+            self._complaint = None
 
     def _transient(self, error: KafkaError) -> Transient:
         if error.code() == KafkaError._INVALID_ARG:
             raise ValueError(f"the Kafka client refuses its settings: {error.str()}")
-        if self._refusal is not None and error.code() in _SILENCES:
-            error = self._refusal
+        if self._complaint is not None and error.code() in _SILENCES:
+            error = self._complaint
         what = f"{self.settings.bootstrap}: {error.name()}: {error.str()}"
-        if mend := REFUSALS.get(error.code()):
+        if mend := _mend(error):
             return Transient("log_refused", f"{what}; {mend}")
         return Transient("log_down", what)
 
@@ -228,6 +230,25 @@ class Connection:
             for name, topic in found.items()
             if topic.error is None and not name.startswith("__")
         }
+
+
+def _mend(error: KafkaError) -> str:
+    """What a person is to look at; empty where waiting is enough."""
+    # A certificate that is refused, or missing, is told after the handshake, as a broken line.
+    if error.code() == KafkaError._TRANSPORT and "SSL routines" in error.str():
+        return _CERTIFICATES
+    return REFUSALS.get(error.code(), "")
+
+
+def client_error(failure: BaseException) -> KafkaError | None:
+    """The client's error in `failure`.
+
+    After a fatal error callbacks run with the exception already set, which Python takes for a bug
+    of the callback: the error is then the cause of a SystemError.
+    """
+    if isinstance(failure, SystemError) and failure.__cause__ is not None:
+        failure = failure.__cause__
+    return failure.args[0] if isinstance(failure, KafkaException) else None
 
 
 def milliseconds(seconds: float) -> int:

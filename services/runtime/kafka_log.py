@@ -29,6 +29,7 @@ from services.runtime.kafka_client import (
     REFUSALS,
     Connection,
     KafkaSettings,
+    client_error,
     message_of,
     milliseconds,
 )
@@ -412,7 +413,7 @@ class KafkaLog:
         offsets: Mapping[TopicPartition, int],
     ) -> None:
         """End a transaction that failed; raises `Lost` where its partitions are no longer ours."""
-        error = failure.args[0] if isinstance(failure, KafkaException) else None
+        error = client_error(failure)
         if isinstance(failure, _Stuck):
             self._producer = None
             self._count(aborts=1)

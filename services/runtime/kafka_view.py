@@ -95,7 +95,10 @@ class KafkaView:
         with self._asking() as admin:
             new = [
                 NewTopic(
-                    name, topics[name], self._settings.replication_factor, config=_wanted(name)
+                    name,
+                    topics[name],
+                    self._settings.replication_factor,
+                    config=_wanted(BY_NAME.get(name)),
                 )
                 for name in missing
             ]
@@ -342,20 +345,19 @@ class KafkaView:
         """Nothing is held."""
 
 
-def _wanted(name: str) -> dict[str, str]:
+def _wanted(topic: Topic | None) -> dict[str, str]:
     """The catalogue's settings of a topic, as the broker names them."""
-    topic = BY_NAME.get(name)
     if topic is None:
         return {}
     if topic.cleanup == "compact":
         return {"cleanup.policy": "compact"}
-    room = {"max.message.bytes": str(LARGEST_RECORD_BYTES)} if name in _ROOMY else {}
+    room = {"max.message.bytes": str(LARGEST_RECORD_BYTES)} if topic.name in _ROOMY else {}
     return {"cleanup.policy": topic.cleanup, "retention.ms": str(topic.retention_ms), **room}
 
 
 def _keeping(topic: Topic, found: Mapping[str, str]) -> Iterator[Drift]:
     """What differs in how long and how large messages are kept."""
-    wanted = {"max.message.bytes": str(_BROKERS_LARGEST_BYTES), **_wanted(topic.name)}
+    wanted = {"max.message.bytes": str(_BROKERS_LARGEST_BYTES), **_wanted(topic)}
     for what, value in wanted.items():
         have = found.get(what, "")
         if have == value:

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.topics import Topic
 from services.runtime.errors import Transient
 from services.runtime.kafka_client import KafkaSettings
 from services.runtime.kafka_log import KafkaLog
@@ -25,6 +28,8 @@ from services.runtime.log import (
     LogView,
     Lost,
     Message,
+    NoSuchTopic,
+    OffsetGone,
     Record,
     TopicPartition,
     murmur2,
@@ -44,6 +49,8 @@ class Backend:
 
     open_log: Callable[[str, Collection[str]], Log]
     view: LogView
+    forget: Callable[[TopicPartition, int], None]
+    """Let go of a partition's messages before an offset, as retention does."""
     opened: list[Log] = field(default_factory=list)
     own: str = field(default_factory=lambda: f"-{uuid.uuid4().hex[:12]}")
     """Ends the names of this test's groups: a broker outlives a test."""
@@ -72,7 +79,24 @@ def _kafka(protocol: Literal["classic", "consumer"], request: pytest.FixtureRequ
         session_timeout_s=6,
         replication_factor=1,
     )
-    return Backend(lambda group, topics: KafkaLog(settings, group, topics), KafkaView(settings))
+
+    def forget(source: TopicPartition, offset: int) -> None:
+        admin = AdminClient({"bootstrap.servers": settings.bootstrap})
+        partition = KafkaPartition(*source, offset)
+        admin.delete_records([partition])[partition].result(30)
+
+    return Backend(
+        lambda group, topics: KafkaLog(settings, group, topics), KafkaView(settings), forget
+    )
+
+
+def _expiring(view: SqliteView) -> Callable[[TopicPartition, int], None]:
+    def forget(source: TopicPartition, offset: int) -> None:
+        """The topic's messages bear their offsets as times."""
+        topic = Topic(source.topic, None, "", (), (), retention_ms=1_000)
+        view.expire(1_000 + offset, [topic])
+
+    return forget
 
 
 @pytest.fixture(
@@ -89,11 +113,15 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
             made = _kafka(protocol, request)
         case ["file"]:
             path = tmp_path / "log.db"
-            made = Backend(lambda group, topics: SqliteLog(path, group, topics), SqliteView(path))
+            view = SqliteView(path)
+            made = Backend(
+                lambda group, topics: SqliteLog(path, group, topics), view, _expiring(view)
+            )
         case _:
             memory = Database(None)
+            view = SqliteView(memory)
             made = Backend(
-                lambda group, topics: SqliteLog(memory, group, topics), SqliteView(memory)
+                lambda group, topics: SqliteLog(memory, group, topics), view, _expiring(view)
             )
     yield made
     for log in made.opened:
@@ -450,7 +478,7 @@ def test_a_commit_that_raises_has_written_nothing(backend: Backend) -> None:
 
 
 def test_a_missing_topic_is_named(backend: Backend) -> None:
-    with pytest.raises(ValueError, match="no such topic: missing"):
+    with pytest.raises(NoSuchTopic, match=r"no such topic: missing; .*topics create"):
         backend.member("g", backend.topic(), "missing")
 
 
@@ -602,6 +630,42 @@ def test_each_message_is_committed_once_while_members_come_and_go(backend: Backe
     assert Counter(values(scanned(backend, target, total))) == Counter(
         str(n).encode() for n in range(total)
     )
+
+
+# What is gone
+
+
+def test_a_group_begins_at_the_first_message_kept(backend: Backend) -> None:
+    topic = backend.topic()
+    source = TopicPartition(topic, 0)
+    backend.writer().commit([Record(topic, b"k", b"%d" % n, (), n) for n in range(10)], {})
+    scanned(backend, topic, 10)
+    backend.forget(source, 4)
+    assert values(take(backend.member("g", topic), 6)) == [b"%d" % n for n in range(4, 10)]
+
+
+def test_messages_that_went_unread_end_the_stage_until_it_is_rewound(backend: Backend) -> None:
+    topic = backend.topic()
+    source = TopicPartition(topic, 0)
+    backend.writer().commit([Record(topic, b"k", b"%d" % n, (), n) for n in range(10)], {})
+    log = backend.member("callstream.copy", topic)
+    got = take(log, 10)
+    commit(log, [], after(got[:2]))
+    with pytest.raises(ValueError, match=r"callstream\.copy\S* has 1 members: stop"):
+        backend.view.rewind("callstream.copy" + backend.own)
+    log.close()
+    backend.forget(source, 7)
+    log = backend.member("callstream.copy", topic)
+    with pytest.raises(OffsetGone) as gone:
+        until(lambda: bool(log.messages(10, 0.2)))
+    for part in (f"{topic}[0]", "read offset 2", "kept is 7", "5 are gone", "topics rewind copy"):
+        assert part in str(gone.value)
+    log.close()
+    assert backend.committed("callstream.copy") == {source: 2}
+    assert backend.view.rewind("callstream.copy" + backend.own) == {source: (2, 7)}
+    assert backend.view.rewind("callstream.copy" + backend.own) == {}
+    again = backend.member("callstream.copy", topic)
+    assert values(take(again, 3)) == [b"7", b"8", b"9"]
 
 
 # The view
