@@ -13,8 +13,6 @@ from schemas.events import CallEnded
 from schemas.topics import ENDED, RECORDED, REPLAY, TOPICS, TRANSCRIBED
 from services.enrich.handler import stage as enrich_stage
 from services.enrich.rules import load_tenant_rules
-from services.enrich.settings import OPTIONS as ENRICH_OPTIONS
-from services.enrich.settings import trial_rules
 from services.ingest.handler import stage as ingest_stage
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.kafka_log import KafkaLog, Statistics
@@ -25,14 +23,12 @@ from services.runtime.observe import Observer
 from services.runtime.process import topics_of
 from services.runtime.registry import HttpRegistry
 from services.runtime.sqlite_log import SqliteLog, SqliteView
-from services.runtime.stage import Stage, refuse_unknown_options, utc_now
+from services.runtime.stage import Stage, utc_now
 from services.settings import Settings
 from services.sink.handler import stage as sink_stage
 from services.sink.warehouse import Result, Warehouse
 from services.transcribe.choice import choose
 from services.transcribe.handler import stage as transcribe_stage
-from services.transcribe.settings import OPTIONS as TRANSCRIBE_OPTIONS
-from services.transcribe.settings import with_options
 from services.watch import Watch
 
 STAGES = ("ingest", "transcribe", "enrich", "sink")
@@ -43,28 +39,6 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "enrich": (TRANSCRIBED,),
     "sink": tuple(topic.name for topic in TOPICS),
 }
-# What a replay of each may override, with its meaning.
-OPTIONS: dict[str, Mapping[str, str]] = {
-    "ingest": {},
-    "transcribe": TRANSCRIBE_OPTIONS,
-    "enrich": ENRICH_OPTIONS,
-    "sink": {},
-}
-
-
-def check_options(settings: Settings, stage: str, options: Mapping[str, str]) -> None:
-    """Raises Invalid for an option that a replay of `stage` cannot have, or a value of one.
-
-    What only the stage itself can tell (whether a model can be had, what rules there are) it
-    tells when it handles the request.
-    """
-    match stage:
-        case "transcribe":
-            with_options(settings.transcribe, options)
-        case "enrich":
-            trial_rules(options)
-        case _:
-            refuse_unknown_options(stage, OPTIONS[stage], options)
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,37 @@ def running(data_dir: Path, patience_s: float = 0.0) -> There | None:
             time.sleep(0.1)
 
 
+def health_url(data_dir: Path) -> str | None:
+    """Where the suite that runs on `data_dir` is asked how it does.
+
+    None where none runs; empty where it serves no health or is only starting.
+    """
+    try:
+        with (data_dir / "up.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        pass
+    try:
+        return str(json.loads((data_dir / "up.json").read_text()).get("health", ""))
+    except FileNotFoundError:
+        return ""
+
+
+def readiness(url: str, limit_s: float) -> Mapping[str, str | None]:
+    """Stage -> why it is not ready, or None, as the process at `url` says. Raises Transient."""
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/readyz", timeout=limit_s, trust_env=False)
+        said = answer.json() if answer.status_code in (200, 503) else None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise Transient("health_down", f"{url} does not answer: {error}") from error
+    if not isinstance(said, dict):
+        raise Transient("health_down", f"{url}/readyz answered {answer.status_code}")
+    return said
+
+
 class Loopback:
     """The answering side; serves until closed."""
 

@@ -40,6 +40,7 @@ class Running:
         self.parts = parts
         self.stop = threading.Event()
         self.failed: dict[str, BaseException] = {}
+        self.health_url = ""
         # Made here, so that a wrong setting or a missing model stops the start.
         stages = [parts.stage(name) for name in names]
         self._threads = [
@@ -140,9 +141,10 @@ class Running:
 
 
 @contextmanager
-def embedded(settings: Settings) -> Iterator[Running]:
+def embedded(settings: Settings, *, with_health: bool = False) -> Iterator[Running]:
     """All stages in this process, and the loopback through which other commands ask.
 
+    `with_health` also serves health and metrics, at `health_url` of what it gives.
     Raises AlreadyRunning when another process does the same on this data folder.
     """
     if settings.log.kind != "sqlite":
@@ -164,15 +166,27 @@ def embedded(settings: Settings) -> Iterator[Running]:
         _rebuild(parts)
         loopback = Loopback(parts.warehouse, secrets.token_urlsafe(24))
         stack.callback(loopback.close)
-        _write_private(where, {"port": loopback.port, "token": loopback.token, "pid": os.getpid()})
+        told = {"port": loopback.port, "token": loopback.token, "pid": os.getpid()}
+        if with_health:
+            health = HealthServer(parts.observer, settings.http.host, settings.http.port)
+            stack.callback(health.close)
+            told["health"] = _url(settings.http.host, health.port)
+        _write_private(where, told)
         stack.callback(where.unlink, missing_ok=True)
         running = Running(parts, STAGES)
+        running.health_url = str(told.get("health", ""))
         running.start()
         try:
             yield running
         finally:
             running.stop.set()
             running.join(settings.loop.grace_s + 5)
+
+
+def _url(host: str, port: int) -> str:
+    """Where one on this machine asks what is served on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _open_warehouse(parts: Parts, patience_s: float = 15.0) -> None:

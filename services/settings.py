@@ -10,10 +10,10 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.enrich.settings import EnrichSettings
@@ -71,6 +71,20 @@ class HttpSettings(BaseModel):
     port: int = Field(0, ge=0, le=65535, description="0: any free port, told in the log.")
 
 
+class StatusSettings(BaseModel):
+    """What `callstream status` asks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    urls: dict[
+        Literal["ingest", "transcribe", "enrich", "sink"],
+        Annotated[str, StringConstraints(pattern=r"^https?://")],
+    ] = Field(
+        default_factory=dict,
+        description="Stage -> URL of its health server, for stages that run as services.",
+    )
+
+
 class Settings(BaseSettings):
     """The whole suite's settings."""
 
@@ -93,6 +107,9 @@ class Settings(BaseSettings):
     objects: ObjectSettings = Field(default=ObjectSettings(), description="Where bytes lie.")
     loop: Policy = Field(default=Policy(), description="How stages treat time and failure.")
     http: HttpSettings = Field(default=HttpSettings(), description="Health and metrics.")
+    status: StatusSettings = Field(
+        default=StatusSettings(), description="What `callstream status` asks."
+    )
     ingest: IngestSettings = Field(default=IngestSettings(), description="Fetching recordings.")
     transcribe: TranscribeSettings = Field(
         default=TranscribeSettings(), description="Recordings to text."

@@ -27,6 +27,7 @@ from services.cli.follow import THROUGH, follow, states
 from services.cli.replay import replay_app
 from services.cli.schemas import schemas_app
 from services.cli.show import FORMATS
+from services.cli.status import Looker, as_json, as_screen
 from services.cli.topics import topics_app
 from services.enrich.handler import enrich_call
 from services.enrich.rules import load_tenant_rules
@@ -35,7 +36,7 @@ from services.ingest.entrances import call_ended_for
 from services.ingest.handler import upload
 from services.loopback import Question, asking, running
 from services.runtime.errors import Failure, Transient
-from services.runtime.observe import HealthServer, configure_logs
+from services.runtime.observe import configure_logs
 from services.runtime.stage import utc_now
 from services.serve import AlreadyRunning, embedded, serve, until_told
 from services.settings import PREFIX, Settings, WrongSetting, described, load
@@ -56,6 +57,13 @@ app.add_typer(topics_app, name="topics")
 ShowFormat = StrEnum("ShowFormat", {name: name for name in FORMATS})  # type: ignore[misc]
 TEXT = ShowFormat("text")
 StageName = StrEnum("StageName", {name: name for name in STAGES})  # type: ignore[misc]
+
+
+class StatusFormat(StrEnum):
+    """How the status is written."""
+
+    table = "table"
+    json = "json"
 
 
 class TableFormat(StrEnum):
@@ -97,16 +105,14 @@ def up() -> None:
     """Run every stage in this process, on embedded parts, until Ctrl-C."""
     settings = load()
     configure_logs(settings.log_level)
-    with embedded(settings) as suite:
+    with embedded(settings, with_health=True) as suite:
         until_told(suite.stop)
-        health = HealthServer(suite.parts.observer, settings.http.host, settings.http.port)
         err.print(f"callstream is up; data in {settings.data_dir}")
-        err.print(f"  health and metrics   http://{settings.http.host}:{health.port}")
+        err.print(f"  health and metrics   {suite.health_url}")
         if settings.ingest.drop_folder is not None:
             err.print(f"  drop recordings into {settings.ingest.drop_folder}")
         err.print("  hand in a recording  callstream submit FILE")
         suite.stop.wait()
-        health.close()
     if suite.failed:
         raise Stop("; ".join(f"{name}: {error}" for name, error in suite.failed.items()))
 
@@ -226,6 +232,34 @@ def calls(
     _write(answer)
     if not answer:
         err.print(f"no calls {f'in state {state} ' if state else ''}in {settings.data_dir}")
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option(help="Again every two seconds, until Ctrl-C.")] = False,
+    format: Annotated[StatusFormat, typer.Option(help="How to write it.")] = StatusFormat.table,
+) -> None:
+    """How each stage does, what waits and why. Exit status 1 where something needs a person."""
+    looker = Looker(load())
+    try:
+        while True:
+            seen = looker.look()
+            if watch and out.is_terminal:
+                out.clear()
+            if format is StatusFormat.json:
+                sys.stdout.write(as_json(seen) + "\n")
+                sys.stdout.flush()
+            else:
+                out.print(as_screen(seen))
+            if not watch:
+                break
+            time.sleep(2.0)
+    except KeyboardInterrupt:
+        return
+    finally:
+        looker.close()
+    if seen.needs_a_person:
+        raise typer.Exit(1)
 
 
 @app.command()
