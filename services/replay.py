@@ -325,17 +325,23 @@ def _from_archive(stage: str, selection: Selection, asks: Asks, codec: Codec) ->
     if stage == "sink":
         return _events_from_archive(calls, parameters, asks)
     topic, current = _INPUTS[stage]
-    usable = "i.recordings > 0" if stage == "transcribe" else "1"
-    if stage == "ingest":
-        usable = "c.expected > 0"
+    usable, known = {
+        "ingest": ("c.expected > 0", "r.revision = i.revision AND r.recordings > 0"),
+        "transcribe": ("i.recordings > 0", "1"),
+        "enrich": ("1", "1"),
+    }[stage]
     rows = _rows(
         asks,
-        f"SELECT {_COLUMNS}, i.event_id AS event_id, {usable} AS usable FROM ({calls}) AS c"
+        f"SELECT {_COLUMNS}, i.event_id AS event_id, {usable} AS usable, {known} AS known"
+        f" FROM ({calls}) AS c"
         f" LEFT JOIN (SELECT * FROM {current} WHERE tenant_id = {{tenant:String}}) AS i"
-        " ON c.call_id = i.call_id ORDER BY c.started_at, c.call_id",
+        " ON c.call_id = i.call_id"
+        " LEFT JOIN (SELECT * FROM current_recorded WHERE tenant_id = {tenant:String}) AS r"
+        " ON c.call_id = r.call_id ORDER BY c.started_at, c.call_id",
         parameters,
     )
     found: list[Found] = []
+    unsure: set[Input] = set()
     left_out: dict[str, int] = {}
     for row in rows:
         if not row["event_id"]:
@@ -344,8 +350,11 @@ def _from_archive(stage: str, selection: Selection, asks: Asks, codec: Codec) ->
             _count(left_out, "have no recording")
         else:
             found.append(_found(row, topic))
-    if stage == "ingest":
-        found = _fetchable(found, selection.tenant, asks, codec, left_out)
+            if not row["known"]:
+                unsure.add(found[-1].input)
+    if silent := _leading_nowhere(unsure, selection.tenant, asks, codec):
+        _count(left_out, "have no recording", len(silent))
+        found = [each for each in found if each.input not in silent]
     _missing(selection, (row["call_id"] for row in rows), left_out)
     return Selected(found, left_out)
 
@@ -368,21 +377,31 @@ def _missing(selection: Selection, known: Iterable[str], left_out: dict[str, int
         _count(left_out, f"are not known, or not selected ({named})", len(missing))
 
 
-def _fetchable(
-    found: Sequence[Found], tenant: str, asks: Asks, codec: Codec, left_out: dict[str, int]
-) -> list[Found]:
-    """Those whose CallEnded names a recording to fetch: ingest says nothing of the others."""
-    kept = []
-    for start in range(0, len(found), _ASK):
-        part = found[start : start + _ASK]
-        held = _messages_of(asks, tenant, [each.input for each in part])
+def _leading_nowhere(inputs: Iterable[Input], tenant: str, asks: Asks, codec: Codec) -> set[Input]:
+    """Those of which their stage would make nothing, as their bytes tell."""
+    ordered = _ordered(inputs)
+    nowhere: set[Input] = set()
+    for start in range(0, len(ordered), _ASK):
+        part = ordered[start : start + _ASK]
+        held = _messages_of(asks, tenant, part)
         for each in part:
-            message = held.get((each.input.call, each.input.event_id))
-            if message is None or _may_lead_on(codec, message):
-                kept.append(each)
-            else:
-                _count(left_out, "have no recording")
-    return kept
+            message = held.get((each.call, each.event_id))
+            if message is not None and not _may_lead_on(codec, message):
+                nowhere.add(each)
+    return nowhere
+
+
+def _ordered(inputs: Iterable[Input]) -> list[Input]:
+    """Neighbours in the archive, or in the log, next to each other: they are read together."""
+    return sorted(
+        inputs,
+        key=lambda each: (
+            each.source,
+            each.topic,
+            tuple(map(int, each.place.split("-"))) if each.place else (),
+            each.event_id,
+        ),
+    )
 
 
 def _may_lead_on(codec: Codec, message: Message) -> bool:
@@ -899,7 +918,7 @@ def store_plan(
     begins = {partition: end for partition, (_, end) in view.ends(REPLAY).items()}
     plan = Plan(
         selection.tenant, generation, stage, requested_by, at, dict(options), shadow, side_effects,
-        reason, selection.criteria, begins, list(inputs),
+        reason, selection.criteria, begins, _ordered(inputs),
     )  # fmt: skip
     objects.put(_key(plan.tenant, generation), msgspec.json.encode(plan))
     return plan
@@ -1265,8 +1284,9 @@ def estimate(stage: str, tenant: str, found: Sequence[Found], asks: Asks | None)
 def _size_of(asks: Asks, tenant: str, inputs: Sequence[Input]) -> int:
     """Bytes of those that the archive holds; of a claim check, its frame."""
     size = 0
-    for start in range(0, len(inputs), _ASK):
-        part = inputs[start : start + _ASK]
+    ordered = _ordered(inputs)
+    for start in range(0, len(ordered), _ASK):
+        part = ordered[start : start + _ASK]
         rows = _rows(
             asks,
             "SELECT sum(size) AS size FROM (SELECT topic, event_id, call_id,"

@@ -1,0 +1,261 @@
+"""How fast calls are selected, asked for and handled again, and what live calls feel of it.
+
+    python -m benchmarks.replay [--calls 400] [--rounds 3] [--live 15] [--selection 10000]
+
+Selection: seconds until the inputs of so many calls of a fabricated archive are known, and what a
+condition over the view `calls` adds. Rate: requests published per second, bytes read from the
+archive; and calls per second through enrich and sink, until the warehouse shows the last of them.
+Live: `callstream up` in a process of its own, on embedded parts and with the stub engine, result
+cache off; a call of two seconds is submitted when the one before is through, and its time is from
+the upload to the row in `calls` with state enriched. Rounds without and with a replay take turns;
+with one, `callstream replay` runs in a process of its own, again and again over all calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from services.assembly import Parts, project_root
+from services.ingest.entrances import call_ended_for
+from services.ingest.handler import upload
+from services.loopback import Asks, Here, running
+from services.replay import Follower, Selection, select, store_plan
+from services.runtime.audio import decode
+from services.runtime.codec import Codec, FolderRegistry
+from services.runtime.observe import configure_logs
+from services.runtime.sqlite_log import Database, SqliteView
+from services.serve import Running
+from services.settings import Settings, load
+from services.sink.warehouse import Warehouse
+from tests.replay.archive import TENANT, fabricated, stored
+
+
+def selection(folder: Path, calls: int) -> None:
+    settings = load(data_dir=folder)
+    warehouse = Warehouse.open(settings.sink)
+    fabricated(warehouse, folder / "objects", calls)
+    asks, view = Here(warehouse), SqliteView(Database(None))
+    codec = Codec(FolderRegistry())
+    for stage, where in (("enrich", None), ("transcribe", None), ("ingest", None),
+                         ("enrich", "score > 1")):  # fmt: skip
+        began = time.perf_counter()
+        wanted = Selection(tenant=TENANT, where=where)
+        found = select(stage, wanted, "archive", asks, view, codec)
+        spent = time.perf_counter() - began
+        asked = f" --where '{where}'" if where else ""
+        print(f"select {stage}{asked}: {len(found.found):,} of {calls:,} calls in {spent:.2f} s")
+    warehouse.close()
+
+
+def rate(folder: Path, calls: int) -> None:
+    settings = load(data_dir=folder)
+    parts = Parts(settings)
+    stored(parts.warehouse, folder / "objects", calls)
+    asks = Here(parts.warehouse)
+    wanted = Selection(tenant=TENANT)
+    found = select("enrich", wanted, "archive", asks, parts.view, parts.codec)
+    log = parts.log()
+
+    def follower(ahead: int) -> Follower:
+        plan = store_plan(
+            parts.objects, parts.view, "enrich", wanted, found.inputs, options={}, shadow=False,
+            side_effects=False, reason="", requested_by="benchmark",
+        )  # fmt: skip
+        return Follower(plan, log, parts.view, parts.codec, asks, ahead=ahead)
+
+    first = follower(calls)
+    began = time.perf_counter()
+    first.publish()
+    spent = time.perf_counter() - began
+    print(f"publish: {calls / spent:,.0f} requests per second, {calls:,} of them")
+    work = Running(parts, ("enrich", "sink"))
+    work.start()
+    _through(first)
+    second = follower(200)
+    began = time.perf_counter()
+    _through(second)
+    spent = time.perf_counter() - began
+    print(f"enrich: {calls / spent:,.0f} calls per second end to end, 200 ahead")
+    work.stop.set()
+    work.join(30)
+    log.close()
+    parts.close()
+
+
+def _through(follower: Follower) -> None:
+    while True:
+        happened = follower.step()
+        if follower.over:
+            break
+        if not happened:
+            time.sleep(0.05)
+    if follower.tally.done != follower.tally.total:
+        raise RuntimeError(f"{follower.tally}: {follower.reasons}")
+
+
+@contextmanager
+def _process(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.cli", *words],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        process.kill()
+        process.wait()
+
+
+class Live:
+    """Hands in calls one by one, and takes the time of each."""
+
+    def __init__(self, settings: Settings, asks: Asks, folder: Path) -> None:
+        self.parts, self.asks, self._folder = Parts(settings), asks, folder
+        self._log = self.parts.log()
+        spoken = decode(project_root() / "samples" / "audio" / "angry-refund.flac")
+        self._spoken = spoken[:, 16_000 * 5 : 16_000 * 7]
+        self._number = 0
+
+    def submit(self) -> str:
+        """Upload and publish a call that no other is; its id."""
+        self._number += 1
+        at = np.arange(self._spoken.shape[1]) / 16_000
+        tone = 0.002 * np.sin(2 * np.pi * (100 + self._number / 10) * at)
+        path = self._folder / "call.wav"
+        soundfile.write(path, (self._spoken + tone).T, 16_000, subtype="PCM_16")
+        call = call_ended_for(
+            path, tenant_id=TENANT, call_id=f"live-{self._number}",
+            metadata={"channel_roles": ["agent", "customer"], "language": "en"},
+            uri=upload(self.parts.objects, TENANT, path),
+        )  # fmt: skip
+        self.parts.publish(self._log, call)
+        return call.call_id
+
+    def seconds(self) -> float:
+        """From handing in to the row that shows the call enriched."""
+        began = time.perf_counter()
+        id = self.submit()
+        while self._state(id) != "enriched":
+            if time.perf_counter() - began > 120:
+                raise RuntimeError(f"{id} does not come through")
+            time.sleep(0.02)
+        return time.perf_counter() - began
+
+    def _state(self, id: str) -> str:
+        answer = self.asks.ask(
+            "SELECT state FROM calls WHERE tenant_id = {tenant:String} AND call_id = {id:String}",
+            "JSONEachRow", {"tenant": TENANT, "id": id},
+        )  # fmt: skip
+        return str(json.loads(answer)["state"]) if answer.strip() else ""
+
+    def drained(self) -> None:
+        while any(self.parts.lags().values()):
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self._log.close()
+        self.parts.close()
+
+
+def live(folder: Path, stage: str, calls: int, rounds: int, count: int) -> None:
+    settings = load(data_dir=folder)
+    with _process("up"):
+        while (there := running(settings.data_dir, 60)) is None:
+            time.sleep(0.1)
+        calm, busy = [], []
+        work = Live(settings, there, folder)
+        for _ in range(calls):
+            work.submit()
+        work.drained()
+        handled = 0
+        for _ in range(rounds):
+            calm += [work.seconds() for _ in range(count)]
+            times, done = _beside_a_replay(work, stage, count)
+            busy += times
+            handled += done
+        work.close()
+    ratios = statistics.median(busy) / statistics.median(calm), _p95(busy) / _p95(calm)
+    print(
+        f"live beside a replay of {stage}: median {statistics.median(calm):.3f} s -> "
+        f"{statistics.median(busy):.3f} s ({ratios[0]:.3f}), p95 {_p95(calm):.3f} s -> "
+        f"{_p95(busy):.3f} s ({ratios[1]:.3f}); {rounds} rounds of {count}, "
+        f"{handled:,} calls replayed meanwhile"
+    )
+
+
+def _beside_a_replay(work: Live, stage: str, count: int) -> tuple[list[float], int]:
+    """Times of live calls while replays follow one another; how many calls were replayed."""
+    begins = {p: end for p, (_, end) in work.parts.view.ends("calls.replay").items()}
+    group = work.parts.group(stage)
+    times: list[float] = []
+
+    def read() -> int:
+        committed = work.parts.view.committed(group)
+        return sum(
+            max(0, at - begins[source.partition])
+            for source, at in committed.items()
+            if source.topic == "calls.replay"
+        )
+
+    while len(times) < count:
+        with _process("replay", "--stage", stage, "--all", "--yes") as replaying:
+            before = read()
+            while read() == before and replaying.poll() is None:
+                time.sleep(0.02)
+            while len(times) < count:
+                spent = work.seconds()
+                if replaying.poll() is not None:
+                    break  # part of it was not beside the replay
+                times.append(spent)
+    handled = read()
+    work.drained()
+    return times, handled
+
+
+def _p95(times: Sequence[float]) -> float:
+    return sorted(times)[min(len(times) - 1, round(0.95 * (len(times) - 1)))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--calls", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--live", type=int, default=15)
+    parser.add_argument("--selection", type=int, default=10_000)
+    parser.add_argument("--only", choices=("select", "rate", "enrich", "transcribe"))
+    options = parser.parse_args()
+    os.environ["CALLSTREAM_TRANSCRIBE__ENGINE"] = "stub"
+    os.environ["CALLSTREAM_TRANSCRIBE__CACHE"] = "false"
+    os.environ["CALLSTREAM_TENANT"] = TENANT
+    configure_logs("ERROR")
+    with tempfile.TemporaryDirectory() as name:
+        if options.only in (None, "select"):
+            selection(Path(name) / "select", options.selection)
+        if options.only in (None, "rate"):
+            rate(Path(name) / "rate", 5 * options.calls)
+        for stage in ("enrich", "transcribe"):
+            if options.only in (None, stage):
+                folder = Path(name) / stage
+                os.environ["CALLSTREAM_DATA_DIR"] = str(folder)
+                live(folder, stage, options.calls, options.rounds, options.live)
+
+
+if __name__ == "__main__":
+    main()

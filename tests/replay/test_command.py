@@ -1,0 +1,195 @@
+"""`callstream replay` as people type it: a process of its own beside `callstream up`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.topics import ENRICHED, REPLAY
+from services.assembly import Parts
+from services.loopback import running
+from services.settings import Settings
+from tests.replay.suite import TENANT, drained, hand_in, settings_in, until
+
+pytestmark = [pytest.mark.clickhouse, pytest.mark.slow]
+
+CALLS = 12
+
+
+class Command:
+    """Runs `callstream` on one data folder, with the stub engine and rules to try."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings: Settings = settings_in(folder)
+        self.parts = Parts(self.settings)
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("CALLSTREAM_")
+        } | {
+            "CALLSTREAM_DATA_DIR": str(self.settings.data_dir),
+            "CALLSTREAM_TENANT": TENANT,
+            "CALLSTREAM_TRANSCRIBE__ENGINE": "stub",
+            "CALLSTREAM_ENRICH__RULES_DIR": str(folder / "rules"),
+            "CALLSTREAM_ENRICH__TRIAL_RULES_DIR": str(folder / "trials"),
+            "PYTHONWARNINGS": "error",
+        }
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.cli", *words],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def __call__(self, *words: str, status: int = 0) -> str:
+        """Standard output; standard error where a failure is expected."""
+        process = self.start(*words)
+        out, err = process.communicate(timeout=180)
+        assert process.returncode == status, f"{words}: {process.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err, err
+        return err if status else out
+
+    def listed(self) -> list[dict[str, Any]]:
+        lines = self("replay", "list", "--format", "json").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def generation(self, *words: str) -> int:
+        """Of a replay that these words begin, and that goes well."""
+        out = self("replay", *words)
+        return int(out.partition("replay ")[2].partition(":")[0])
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """A data folder in which calls are through, and a suite at work on it."""
+    made = Command(tmp_path_factory.mktemp("command"))
+    up = made.start("up")
+    try:
+        until(lambda: running(made.settings.data_dir) is not None, "`callstream up` is not up")
+        hand_in(made.parts, made.folder, range(CALLS))
+        drained(made.parts)
+        yield made
+    finally:
+        up.send_signal(signal.SIGTERM)
+        _, err = up.communicate(timeout=60)
+        made.parts.close()
+    assert up.returncode == 0, err
+
+
+def test_a_dry_run_tells_the_cost_and_asks_for_nothing(command: Command) -> None:
+    before = command.parts.view.ends(REPLAY)
+    told = command("replay", "--stage", "enrich", "--queue", "billing", "--dry-run")
+    assert f"calls   {CALLS // 2}" in told
+    assert "calls per second" in told
+    assert "call-11" in told
+    assert "dry run" in told
+    assert command.parts.view.ends(REPLAY) == before
+    assert list(command.parts.objects.keys("replays/")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--all",), "--stage is missing: one of ingest"),
+        (("--stage", "enrich"), "say which calls"),
+        (("--stage", "enrich", "--all", "--queue", "billing"), "not both"),
+        (("--stage", "enrich", "--all", "--option", "prompt=x"), "it knows rules"),
+        (("--stage", "enrich", "--all", "--option", "rules"), "is not KEY=VALUE"),
+        (("--stage", "enrich", "--all", "--option", "rules=gone"), "holds other"),
+        (("--stage", "transcribe", "--all", "--option", "engine=hal"), "engine='hal'"),
+        (("--stage", "sink", "--all", "--shadow"), "nothing to compare"),
+        (("--stage", "enrich", "--from", "soon"), "'soon' is no ISO date"),
+        (("--stage", "enrich", "--where", "nonsense = 1"), "nonsense"),
+        (("--stage", "enrich", "--where", "1) OR (1"), "parentheses"),
+        (("--stage", "enrich", "--where", "1", "--source", "log"), "--source archive"),
+        (("promote", "7"), "has no replay 7"),
+        (("resume", "7"), "has no replay 7"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_asked(
+    command: Command, words: tuple[str, ...], told: str
+) -> None:
+    before = command.parts.view.ends(REPLAY)
+    assert told in " ".join(command("replay", *words, status=1).split())
+    assert command.parts.view.ends(REPLAY) == before
+
+
+def test_killed_and_resumed_it_doubles_nothing(command: Command) -> None:
+    view = command.parts.view
+
+    def requests() -> int:
+        return sum(1 for _ in view.scan(REPLAY))
+
+    before = requests()
+    process = command.start("replay", "--stage", "enrich", "--all", "--ahead", "1")
+    until(lambda: requests() >= before + 3, "nothing is asked for")
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    (stopped,) = command.listed()
+    generation = stopped["generation"]
+    assert (stopped["stage"], stopped["total"]) == ("enrich", CALLS)
+    assert requests() < before + CALLS, "it was through before it was killed"
+    assert f"{CALLS} of {CALLS} done" in command("replay", "resume", str(generation))
+    command("replay", "resume", str(generation))
+    drained(command.parts)
+    for topic in (REPLAY, ENRICHED):
+        of_it = Counter(
+            message.key
+            for message in view.scan(topic)
+            if message.header("ce_generation") == str(generation)
+        )
+        assert of_it == {f"{TENANT}/call-{n}".encode(): 1 for n in range(CALLS)}, topic
+    (done,) = command.listed()
+    assert (done["done"], done["left"], done["failed"]) == (CALLS, 0, 0)
+    rows = command("sql", f"SELECT count() FROM calls_enriched WHERE generation = {generation}"
+                   " SETTINGS final = 1", "--format", "csv")  # fmt: skip
+    assert rows.splitlines()[-1] == str(CALLS)
+
+
+def test_a_shadow_is_compared_promoted_and_taken_back(command: Command) -> None:
+    shadow = command.generation(
+        "--stage", "enrich", "--to", "2026-03-02", "--shadow", "--option", "rules=other",
+        "--reason", "try the other rules",
+    )  # fmt: skip
+    listed = {row["generation"]: row for row in command.listed()}
+    assert (listed[shadow]["total"], listed[shadow]["shown"]) == (2, "shadow")
+    assert listed[shadow]["reason"] == "try the other rules"
+    compared = json.loads(command("replay", "compare", str(shadow), "--format", "json"))
+    assert compared["sum"]["alerts gained"] == {"other_alert": 2}
+    assert {each["call"] for each in compared["calls"]} == {"call-0", "call-1"}
+    assert "other_alert" in command("replay", "compare", str(shadow))
+
+    def named() -> list[str]:
+        answer = command("sql", "SELECT call_id FROM calls WHERE has(alerts, 'other_alert')"
+                         " ORDER BY call_id", "--format", "json")  # fmt: skip
+        return [json.loads(line)["call_id"] for line in answer.splitlines()]
+
+    assert named() == []
+    assert "is promoted: 2 done" in command("replay", "promote", str(shadow))
+    assert named() == ["call-0", "call-1"]
+    assert "promoted already" in command("replay", "promote", str(shadow), status=1)
+    assert "what readers see" in command("replay", "compare", str(shadow), status=1)
+    assert "is discarded" in command("replay", "discard", str(shadow))
+    assert named() == []
+    assert "for good" in command("replay", "promote", str(shadow), status=1)
+    assert "it is over" in command("replay", "resume", str(shadow), status=1)
+
+
+def test_detached_it_asks_for_everything_and_leaves(command: Command) -> None:
+    told = command("replay", "--stage", "sink", "--call", "call-3", "--detach")
+    generation = int(told.partition("replay ")[2].partition(":")[0])
+    assert "asked for" in told
+
+    def left() -> int:
+        return next(int(r["left"]) for r in command.listed() if r["generation"] == generation)
+
+    until(lambda: left() == 0, "it does not come through")

@@ -1,0 +1,380 @@
+"""Replays through the whole embedded suite: what they change, and what they leave alone."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.events import CallErased, Decision
+from schemas.topics import ALERTS, REPLAY, TRANSCRIBED
+from services.assembly import project_root
+from services.cli.dead_letters import unsettled
+from services.comparison import compare
+from services.loopback import Here
+from services.replay import (
+    Follower,
+    Refused,
+    check_decision,
+    decide,
+    decision,
+    generations,
+    moment,
+    read_plan,
+    tally,
+)
+from services.runtime.sqlite_log import SqliteView
+from services.runtime.stage import utc_now
+from services.transcribe.stub_engine import StubEngine
+from tests.replay.suite import (
+    TENANT,
+    Watched,
+    at_work,
+    carried_out,
+    checksums,
+    content,
+    count,
+    drained,
+    hand_in,
+    parts_of,
+    planned,
+    replayed,
+    selected,
+    settings_in,
+    until,
+    views,
+)
+
+pytestmark = pytest.mark.clickhouse
+
+CALLS = 4
+DAY_MS = 86_400_000
+
+
+class Through:
+    """A suite at work, in which some calls are through."""
+
+    def __init__(self, parts: Any, objects: Watched, folder: Path) -> None:
+        self.parts, self.objects, self.folder = parts, objects, folder
+
+
+@pytest.fixture
+def through(tmp_path: Path) -> Iterator[Through]:
+    watched: list[Watched] = []
+
+    def watch(inner: Any) -> Watched:
+        watched.append(Watched(inner))
+        return watched[0]
+
+    with parts_of(settings_in(tmp_path), watch) as parts, at_work(parts) as running:
+        hand_in(parts, tmp_path, range(CALLS))
+        drained(parts, running)
+        assert count(parts, "SELECT count() FROM calls WHERE state = 'enriched'") == CALLS
+        yield Through(parts, watched[0], tmp_path)
+
+
+@pytest.mark.slow
+def test_ten_replays_of_each_stage_leave_every_view_as_it_was(through: Through) -> None:
+    parts = through.parts
+    before = checksums(parts)
+    assert {"calls", "call_segments", "call_findings", "call_alerts", "topics_daily"} <= set(before)
+    assert count(parts, "SELECT count() FROM call_findings") > 0
+    assert count(parts, "SELECT count() FROM call_alerts") == CALLS
+    for stage in ("ingest", "transcribe", "enrich", "sink"):
+        for _ in range(10):
+            plan = replayed(parts, stage)
+        drained(parts)
+        assert checksums(parts) == before, stage
+        if stage != "sink":
+            current = f"SELECT count() FROM current_enriched WHERE generation = {plan.generation}"
+            assert count(parts, current) == CALLS, "it took the place of what was there"
+    assert len(generations(parts.objects, TENANT)) == 40
+    for table in ("calls_enriched", "alerts", "segments"):
+        rows = count(parts, f"SELECT count() FROM {table} FINAL")
+        assert count(parts, f"SELECT uniqExact(event_id, call_id) FROM {table}") <= rows
+
+
+def test_replaying_enrich_listens_to_nothing(
+    through: Through, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    listen = StubEngine.transcribe
+
+    def counted(self: StubEngine, *given: Any, **named: Any) -> Any:
+        heard.append("call")
+        return listen(self, *given, **named)
+
+    monkeypatch.setattr(StubEngine, "transcribe", counted)
+    through.objects.read.clear()
+    replayed(through.parts, "enrich")
+    drained(through.parts)
+    assert heard == []
+    kinds = set(through.objects.read)
+    assert not kinds & {"audio", "transcripts", "receipts"}, through.objects.read
+    # The counters do count: a replay of transcribe with another language listens again.
+    replayed(through.parts, "transcribe", options={"language": "fr"})
+    assert heard
+    assert through.objects.read["audio"] >= CALLS
+
+
+def test_a_replay_raises_no_alert_unless_it_is_asked_to(through: Through) -> None:
+    parts = through.parts
+
+    def raised() -> int:
+        return sum(1 for _ in parts.view.scan(ALERTS))
+
+    before = raised()
+    assert before == CALLS
+    replayed(parts, "enrich")
+    drained(parts)
+    assert raised() == before
+    assert count(parts, "SELECT count() FROM current_enriched WHERE has(alerts, 'live_alert')") == (
+        CALLS
+    )
+    replayed(parts, "enrich", side_effects=True)
+    drained(parts)
+    assert raised() == before + CALLS
+
+
+def test_a_shadow_is_seen_by_nobody_until_it_is_promoted_and_then_by_all_at_once(
+    through: Through,
+) -> None:
+    parts = through.parts
+    asks = Here(parts.warehouse)
+    before = checksums(parts, processing=True)
+    plain = checksums(parts)
+    plan = replayed(parts, "enrich", options={"rules": "other"}, shadow=True)
+    drained(parts)
+    g = plan.generation
+    stored = f"SELECT count() FROM calls_enriched FINAL WHERE generation = {g}"
+    assert count(parts, stored) == CALLS, "it is there"
+    assert checksums(parts, processing=True) == before, "and nobody sees it"
+
+    compared = compare(plan, asks)
+    assert len(compared.differences) == CALLS
+    assert compared.differences[0].labels["alerts"].gained == ["other_alert"]
+    assert compared.differences[0].labels["alerts"].lost == ["live_alert"]
+    summed = compared.summed()
+    assert summed["alerts gained"] == {"other_alert": CALLS}
+    assert "words changed" not in summed, "enrich changes no words"
+
+    seen: set[int] = set()
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(count(parts, f"SELECT countIf(generation = {g}) FROM current_enriched"))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    log = parts.log()
+    try:
+        decide(log, parts.codec, plan, Decision.PROMOTED, "tests", "better")
+        until(lambda: decision(asks, TENANT, g) == "PROMOTED", "the decision is not stored")
+        until(lambda: CALLS in seen, "nobody sees the promoted generation")
+        after = checksums(parts)
+        changed = {view for view in after if after[view] != plain[view]}
+        assert changed >= {"calls", "current_enriched", "call_alerts"}
+        assert not changed & {"current_transcribed", "call_segments", "call_findings"}
+        assert content(parts, "call_alerts").total() == 0, "a replay raises nothing by itself"
+
+        decide(log, parts.codec, plan, Decision.DISCARDED, "tests", "worse")
+        until(lambda: decision(asks, TENANT, g) == "DISCARDED", "the decision is not stored")
+        assert checksums(parts, processing=True) == before, "as if it had never been"
+    finally:
+        stop.set()
+        reader.join()
+        log.close()
+    assert seen == {0, CALLS}, "readers see all of its calls or none"
+
+
+def test_a_shadow_of_transcribe_hides_what_follows_from_it_too(through: Through) -> None:
+    parts = through.parts
+    before = checksums(parts, processing=True)
+    plan = replayed(parts, "transcribe", options={"language": "fr"}, shadow=True)
+    drained(parts)
+    assert checksums(parts, processing=True) == before
+    for table in ("calls_transcribed", "calls_enriched"):
+        made = f"SELECT count() FROM {table} FINAL WHERE generation = {plan.generation}"
+        assert count(parts, made) == CALLS
+    compared = compare(plan, Here(parts.warehouse))
+    assert {each.texts["language"].shadow for each in compared.differences} == {"fr"}
+    assert compared.summed()["words changed"] == 0
+
+
+def test_a_newer_amendment_goes_before_a_replay_of_what_it_amends(through: Through) -> None:
+    parts = through.parts
+    found = selected(parts, "enrich", calls=("call-0",))
+    plan = planned(parts, "enrich", found)
+    # Every event of a view is the call's greatest (revision, generation).
+    carried_out(parts, plan)
+    rows = parts.warehouse.query(
+        "SELECT call_id, generation FROM current_enriched ORDER BY call_id"
+    ).rows
+    assert [(c, g == plan.generation) for c, g in rows] == [
+        ("call-0", True), *((f"call-{n}", False) for n in range(1, CALLS))
+    ]  # fmt: skip
+
+
+def test_what_the_log_keeps_no_longer_is_replayed_from_the_archive(through: Through) -> None:
+    parts = through.parts
+    assert isinstance(parts.view, SqliteView)
+    assert parts.view.expire(round(time.time() * 1000) + 100 * DAY_MS) > 0
+    assert list(parts.view.scan(TRANSCRIBED)) == []
+    assert selected(parts, "enrich", "log").inputs == []
+    before = checksums(parts)
+    for stage in ("enrich", "transcribe", "ingest", "sink"):
+        replayed(parts, stage)
+        drained(parts)
+    assert checksums(parts) == before
+
+
+def test_archive_and_log_select_the_same(through: Through) -> None:
+    parts = through.parts
+
+    def chosen(stage: str, source: str, **criteria: Any) -> list[tuple[str, str, str]]:
+        found = selected(parts, stage, source, **criteria).inputs
+        return sorted((each.call, each.topic, each.event_id) for each in found)
+
+    every = [f"call-{n}" for n in range(CALLS)]
+    for stage in ("ingest", "transcribe", "enrich", "sink"):
+        for criteria, calls in (
+            ({}, every),
+            ({"calls": ("call-1", "call-9")}, ["call-1"]),
+            ({"queue": "billing"}, ["call-1", "call-3"]),
+            ({"agent": "a-1"}, ["call-1"]),
+            ({"agent": "Agent 0"}, ["call-0", "call-3"]),
+            ({"language": "zh"}, ["call-2", "call-3"]),
+            ({"engine": "stub", "engine_version": "1"}, every),
+            ({"engine": "stub", "engine_version": "0"}, []),
+            ({"since": _march(2), "until": _march(3)}, ["call-1"]),
+        ):
+            archived = chosen(stage, "archive", **criteria)
+            assert sorted({call for call, _, _ in archived}) == calls, (stage, criteria)
+            assert chosen(stage, "log", **criteria) == archived, (stage, criteria)
+    assert [c for c, _, _ in chosen("enrich", "archive", where="call_id LIKE '%2' OR 0")] == [
+        "call-2"
+    ]
+    with pytest.raises(Refused, match="--source archive"):
+        selected(parts, "enrich", "log", where="1")
+
+
+def _march(day: int) -> Any:
+    return moment(f"2026-03-{day:02}")
+
+
+def test_a_replay_goes_on_where_it_was_stopped(through: Through) -> None:
+    parts = through.parts
+    plan = planned(parts, "enrich", selected(parts, "enrich"))
+    log = parts.log()
+    first = Follower(plan, log, parts.view, parts.codec, Here(parts.warehouse), ahead=1)
+    first.publish()
+    assert first.asked == 1
+    log.close()
+    again = read_plan(parts.objects, TENANT, plan.generation)
+    assert again == plan
+    second = carried_out(parts, again)
+    assert second.tally.done == CALLS
+    third = carried_out(parts, again)
+    assert third.asked == CALLS
+    requests = [message.header("ce_id") for message in parts.view.scan(REPLAY)]
+    assert len(requests) == len(set(requests)) == CALLS
+    assert tally(plan, Here(parts.warehouse)).left == 0
+
+
+def test_failures_in_a_row_stop_it(through: Through) -> None:
+    parts = through.parts
+    found = selected(parts, "enrich")
+    # Past the check that the command makes: the stage refuses every one.
+    plan = planned(parts, "enrich", found, options={"rules": "nowhere"})
+    before = checksums(parts)
+    follower = carried_out(parts, plan, ahead=1, failures=2)
+    assert follower.stopped is not None
+    assert "unknown_option" in follower.stopped
+    assert "nowhere" in follower.stopped
+    assert follower.tally.failed == 2
+    assert follower.tally.left == CALLS - 2
+    drained(parts)
+    after = checksums(parts)
+    assert after.pop("dead_letters") != before.pop("dead_letters")
+    assert after == before, "a replay that fails leaves the calls as they were"
+
+
+def test_a_dead_letter_is_replayed_from_its_bytes(through: Through) -> None:
+    parts = through.parts
+    audio = next(key for key in parts.objects.keys("audio/"))
+    kept = parts.objects.get(audio)
+    parts.objects.delete(audio)
+    # Every call's transcript once more, by other options so that no cached result stands in.
+    plan = planned(parts, "transcribe", selected(parts, "transcribe"), options={"language": "fr"})
+    follower = carried_out(parts, plan)
+    assert (follower.tally.done, follower.tally.failed) == (CALLS - 1, 1)
+    assert any("audio_gone" in reason for reason in follower.reasons)
+    drained(parts)
+    assert [letter.reason for letter in unsettled(parts.view)] == ["audio_gone"]
+    assert count(parts, "SELECT count() FROM dead_letters") == 1
+
+    parts.objects.put(audio, kept)
+    for source in ("log", "archive"):
+        found = selected(parts, "transcribe", source, dead_letters=True)
+        assert [each.topic for each in found.inputs] == ["calls.recorded"], found
+    assert selected(parts, "enrich", dead_letters=True).inputs == []
+    again = carried_out(parts, planned(parts, "transcribe", found))
+    assert again.tally.done == 1
+    drained(parts)
+    assert list(unsettled(parts.view)) == []
+    assert count(parts, "SELECT count() FROM dead_letters") == 0
+
+
+def test_an_erased_call_does_not_hold_a_replay_up(through: Through) -> None:
+    parts = through.parts
+    plan = planned(parts, "enrich", selected(parts, "enrich"))
+    log = parts.log()
+    now = utc_now()
+    erased = CallErased(tenant_id=TENANT, call_id="call-1", erased_at=now, requested_by="tests")
+    log.commit([parts.codec.encode(erased, id="erase-1", source="/tests", time=now)], {})
+    log.close()
+    drained(parts)
+    follower = carried_out(parts, plan)
+    assert (follower.tally.done, follower.tally.erased) == (CALLS - 1, 1)
+    assert follower.tally.left == 0
+    assert count(parts, "SELECT count() FROM calls") == CALLS - 1
+
+
+def test_decisions_that_make_no_sense_are_refused(through: Through) -> None:
+    parts = through.parts
+    asks = Here(parts.warehouse)
+    found = selected(parts, "enrich")
+    plain = planned(parts, "enrich", found)
+    shadow = planned(parts, "enrich", found, shadow=True)
+    counted = tally(shadow, asks)
+    assert counted.left == CALLS
+    with pytest.raises(Refused, match="is no shadow"):
+        check_decision(plain, Decision.PROMOTED, "", counted, partial=False)
+    with pytest.raises(Refused, match="not through"):
+        check_decision(shadow, Decision.PROMOTED, "", counted, partial=False)
+    check_decision(shadow, Decision.PROMOTED, "", counted, partial=True)
+    with pytest.raises(Refused, match="for good"):
+        check_decision(shadow, Decision.PROMOTED, "DISCARDED", counted, partial=True)
+    with pytest.raises(Refused, match="already"):
+        check_decision(shadow, Decision.DISCARDED, "DISCARDED", counted, partial=False)
+    check_decision(shadow, Decision.DISCARDED, "", counted, partial=False)
+    with pytest.raises(Refused, match="the latest"):
+        read_plan(parts.objects, TENANT, 7)
+    assert shadow.generation > plain.generation
+
+
+def test_every_view_there_is_was_looked_at(through: Through) -> None:
+    migrations = (project_root() / "services" / "sink" / "migrations").glob("*.sql")
+    made = {
+        name
+        for path in migrations
+        for name in re.findall(r"^CREATE OR REPLACE VIEW (\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert set(views(through.parts)) == made
+    assert {*checksums(through.parts), "shadow_generations"} == made
