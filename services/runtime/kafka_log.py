@@ -403,7 +403,9 @@ class KafkaLog:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
         positions = [KafkaPartition(*source, offset) for source, offset in offsets.items()]
         send = partial(producer.send_offsets_to_transaction, positions, metadata)
-        _bounded(partial(_persist, send, deadline), deadline)
+        # Some time is left for a new producer to end what this one began.
+        left_s = min(deadline - time.monotonic(), self._settings.transaction_timeout_s / 3)
+        _bounded(partial(_persist, send, time.monotonic() + left_s), left_s)
 
     def _abandon(
         self,
@@ -550,7 +552,7 @@ class _Stuck(KafkaException):
     """A call of the client that does not come back."""
 
 
-def _bounded(call: Callable[[], None], deadline: float) -> None:
+def _bounded(call: Callable[[], None], seconds: float) -> None:
     """Call in a thread of its own, and leave it there when time is over.
 
     librdkafka's sending of offsets knows no timeout while the group's coordinator is away
@@ -569,7 +571,7 @@ def _bounded(call: Callable[[], None], deadline: float) -> None:
 
     thread = threading.Thread(target=run, name="send offsets", daemon=True)
     thread.start()
-    thread.join(max(0.1, deadline + _SLICE_S - time.monotonic()))
+    thread.join(max(0.1, seconds) + _SLICE_S)
     if not ended:
         raise _Stuck(KafkaError(KafkaError._TIMED_OUT, "sending offsets does not come back"))
     if ended[0] is not None:

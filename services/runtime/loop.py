@@ -124,8 +124,8 @@ def run(
     """Run `stage` until `stop` is set; finishes or abandons what is in hand, and closes `log`.
 
     Returns early for nothing: a dependency that is down is waited for, and an open breaker leaves
-    the stage unready and idle. What it raises is a bug of the log or the loop, or what a handler
-    raised that is no Exception.
+    the stage unready and idle. What it raises is `OffsetGone` of the log, a bug of the log or the
+    loop, or what a handler raised that is no Exception.
     """
     loop = _Loop(stage, log, codec, stop, observer, policy, clock)
     try:

@@ -101,8 +101,11 @@ def copies(messages: list[Message], target: str) -> list[Record]:
     return [Record(target, m.key, m.value) for m in messages]
 
 
-def copy(log: KafkaLog, target: str, limit: int = 100) -> None:
-    """One turn of a loop that copies, with what the loop does when told to wait or of a loss."""
+def copy(log: KafkaLog, target: str, limit: int = 100) -> int:
+    """One turn of a loop that copies, with what the loop does when told to wait or of a loss.
+
+    How many were copied for certain.
+    """
     try:
         got = log.messages(limit, 0.1)
         deadline, last = time.monotonic() + PATIENCE_S, Transient("none", "no failure yet")
@@ -118,9 +121,10 @@ def copy(log: KafkaLog, target: str, limit: int = 100) -> None:
                     assert log.messages(0, 0.1) == []
                 got = [m for m in got if m.lease == log.lease(m.source)]
             else:
-                return
+                return len(got)
     except Transient:
-        return
+        pass
+    return 0
 
 
 def written(settings: KafkaSettings, topic: str) -> Counter[bytes | None]:

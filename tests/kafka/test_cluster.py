@@ -81,30 +81,36 @@ def test_a_broker_that_is_killed_costs_nothing(protocol: Protocol) -> None:
             ]
             trouble: list[BaseException] = []
             done = threading.Event()
+            allowed = 0
 
             def kill() -> None:
+                nonlocal allowed
                 try:
                     for number in range(rounds):
                         cluster.await_in_sync()
-                        reached = count * (number + 1) // (rounds + 1)
-                        until(partial(_beyond, view, group, reached - 1))
+                        allowed = count * (number + 1) // (rounds + 1)
+                        until(partial(_beyond, view, group, allowed - 10))
                         node = wanted[number % len(wanted)]()
                         node.kill()
                         # The others go on without it.
                         before = _committed(view, group)
-                        until(partial(_beyond, view, group, before))
+                        allowed = count * (number + 2) // (rounds + 1)
+                        until(partial(_beyond, view, group, before + 10))
                         node.start()
                 except BaseException as error:
                     trouble.append(error)
                 finally:
+                    allowed = count
                     done.set()
 
             thread = threading.Thread(target=kill)
             thread.start()
+            copied = 0
             while not done.is_set() or _committed(view, group) < count:
-                if trouble:
+                if done.is_set() and trouble:
                     raise trouble[0]
-                copy(log, target, 3)
+                # Never more at once than lets every kill find work under way.
+                copied += copy(log, target, 3 if copied < allowed or done.is_set() else 0)
             thread.join()
         assert not trouble
         until(lambda: written(settings, target).total() >= count)
