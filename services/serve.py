@@ -36,9 +36,11 @@ class AlreadyRunning(Exception):
 class Running:
     """Stages at work in threads of this process. `failed` says what ended one before its time."""
 
-    def __init__(self, parts: Parts, names: Sequence[str]) -> None:
+    def __init__(
+        self, parts: Parts, names: Sequence[str], stop: threading.Event | None = None
+    ) -> None:
         self.parts = parts
-        self.stop = threading.Event()
+        self.stop = stop or threading.Event()
         self.failed: dict[str, BaseException] = {}
         self.health_url = ""
         # Made here, so that a wrong setting or a missing model stops the start.
@@ -248,15 +250,33 @@ def until_told(stop: threading.Event) -> None:
     signal.signal(signal.SIGINT, told)
 
 
+def _made(parts: Parts, names: Sequence[str], stop: threading.Event) -> Running | None:
+    """The stages, once what they are made of answers; None where a stop comes first."""
+    while not stop.is_set():
+        try:
+            running = Running(parts, names, stop)
+            _ = parts.view, parts.objects, parts.codec
+        except Transient as failure:
+            for name in names:
+                parts.observer.waiting(name, failure)
+                parts.observer.beat(name)
+            stop.wait(_REOPEN_S)
+        else:
+            return running
+    return None
+
+
 def serve(names: Sequence[str], settings: Settings, say: Callable[[str], None]) -> int:
     """Run the stages `names` until SIGTERM; the exit status."""
     parts = Parts(settings)
-    running = Running(parts, names)
-    until_told(running.stop)
+    stop = threading.Event()
+    until_told(stop)
     health = HealthServer(parts.observer, settings.http.host, settings.http.port)
     say(f"{', '.join(names)}: health and metrics on http://{settings.http.host}:{health.port}")
     try:
-        _ = parts.view, parts.objects, parts.codec
+        running = _made(parts, names, stop)
+        if running is None:
+            return 0
         running.start()
         running.stop.wait()
         running.join(settings.loop.grace_s + 5)

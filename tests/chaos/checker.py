@@ -33,6 +33,7 @@ from services.runtime import headers as h
 from services.runtime.codec import Codec
 from services.runtime.errors import Invalid
 from services.runtime.log import LogView, Message
+from services.runtime.log import TopicPartition as LogPartition
 from services.runtime.objects import MissingObject, Objects
 from services.runtime.stage import Envelope
 from services.sink.handler import Identity, identity_of
@@ -346,15 +347,23 @@ def _check_view(warehouse: Asked, calls: Iterable[Call]) -> Iterator[Violation]:
 def check_offsets(view: LogView, group_of: Mapping[str, str]) -> list[Violation]:
     """Every stage has committed all there is; `group_of` names the group of each."""
     wrong = []
-    for stage, group in group_of.items():
-        committed = view.committed(group)
-        for topic in {*SOURCES[stage], *RETRIES}:
-            start = {p.partition: offset for p, offset in committed.items() if p.topic == topic}
-            for message in view.scan(topic, start):
-                if message.offset >= start.get(message.partition, 0):
-                    key = (message.key or b"").decode("utf-8", "replace")
-                    where = f"{topic}[{message.partition}]@{message.offset}"
-                    wrong.append(Violation("lost", f"the offsets of {stage}", key, where))
+    committed = {stage: view.committed(group) for stage, group in group_of.items()}
+    for topic in {topic.name for topic in TOPICS}:
+        readers = [s for s in group_of if topic in SOURCES[s] or topic in RETRIES]
+        if not readers:
+            continue
+        start = {
+            number: min(committed[s].get(LogPartition(topic, number), 0) for s in readers)
+            for number in range(view.partitions()[topic])
+        }
+        for message in view.scan(topic, start):
+            key = (message.key or b"").decode("utf-8", "replace")
+            where = f"{topic}[{message.partition}]@{message.offset}"
+            wrong += [
+                Violation("lost", f"the offsets of {stage}", key, where)
+                for stage in readers
+                if message.offset >= committed[stage].get(message.source, 0)
+            ]
     return wrong
 
 

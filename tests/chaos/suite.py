@@ -30,7 +30,7 @@ from tests.chaos.proxy import HOST, Proxies
 BUCKET = "callstream"
 PARTITIONS = 6
 # How long calls may wait for a recording before they are given up.
-PATIENCE_S = 45.0
+PATIENCE_S = 30.0
 
 # As in production but for times: what takes minutes there must take seconds here, so that a run of
 # minutes sees it often. A pause of up to 10 s outlasts a session: what then goes on is a zombie.
