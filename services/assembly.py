@@ -14,7 +14,7 @@ from schemas.topics import ENDED, RECORDED, REPLAY, TOPICS, TRANSCRIBED
 from services.enrich.handler import stage as enrich_stage
 from services.enrich.rules import load_tenant_rules
 from services.ingest.handler import stage as ingest_stage
-from services.runtime.codec import Codec, FolderRegistry
+from services.runtime.codec import Codec, FolderRegistry, Registry
 from services.runtime.kafka_log import KafkaLog, Statistics
 from services.runtime.kafka_view import KafkaView
 from services.runtime.log import Log, LogView, TopicPartition
@@ -64,10 +64,13 @@ class Parts:
         return store
 
     @cached_property
-    def codec(self) -> Codec:
+    def registry(self) -> Registry:
         wanted = self.settings.registry
-        registry = FolderRegistry() if wanted.url is None else HttpRegistry(wanted)
-        return Codec(registry, self.objects)
+        return FolderRegistry() if wanted.url is None else HttpRegistry(wanted)
+
+    @cached_property
+    def codec(self) -> Codec:
+        return Codec(self.registry, self.objects)
 
     @cached_property
     def observer(self) -> Observer:
@@ -140,7 +143,7 @@ class Parts:
         return lags
 
     def close(self) -> None:
-        for name in ("warehouse", "view"):
+        for name in ("warehouse", "view", "registry"):
             part = self.__dict__.pop(name, None)
             if part is not None:
                 with suppress(Exception):

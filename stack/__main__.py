@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -91,10 +91,10 @@ def keep(folder: Path) -> int:
         state.unlink(missing_ok=True)
         servers = _servers(folder)
         try:
-            with ExitStack() as closing:
+            with ExitStack() as ended_in_turn:
                 for name, server in reversed(servers.items()):
                     print(f"{name}: starting", flush=True)
-                    closing.callback(server.close)
+                    ended_in_turn.callback(server.close)
                     server.start()
                     print(f"{name}: {_address(server)}", flush=True)
                     if stop.is_set():
@@ -145,8 +145,9 @@ def _fill() -> None:
     finally:
         parts.close()
     print(f"topics made: {len(made)}", flush=True)
-    for line in HttpRegistry(settings.registry).register():
-        print(line, flush=True)
+    with closing(HttpRegistry(settings.registry)) as registry:
+        for line in registry.register():
+            print(line, flush=True)
 
 
 def up(folder: Path) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Annotated
 
 import typer
@@ -22,11 +24,11 @@ def register(
     ] = False,
 ) -> None:
     """Register every version that is missing, and require full compatibility."""
-    registry, url = _registry()
     done = 0
-    for line in registry.register(dry_run):
-        out.print(line)
-        done += 1
+    with _registry() as (registry, url):
+        for line in registry.register(dry_run):
+            out.print(line)
+            done += 1
     if not done:
         out.print(f"nothing to do: {url} holds every version")
 
@@ -34,8 +36,8 @@ def register(
 @schemas_app.command()
 def check() -> None:
     """Compare the registry with the versions of this suite; exit status 1 where they differ."""
-    registry, url = _registry()
-    found = list(registry.drift())
+    with _registry() as (registry, url):
+        found = list(registry.drift())
     for drift in found:
         out.print(f"{drift.subject}: {drift.what}")
     if found:
@@ -45,11 +47,13 @@ def check() -> None:
     out.print(f"{url} holds every version")
 
 
-def _registry() -> tuple[HttpRegistry, str]:
+@contextmanager
+def _registry() -> Iterator[tuple[HttpRegistry, str]]:
     settings = load().registry
     if settings.url is None:
         raise Stop(
             f"{PREFIX}REGISTRY__URL is not set: the schemas that come with this suite are the "
             "registry, and there is nothing to register"
         )
-    return HttpRegistry(settings), settings.url
+    with closing(HttpRegistry(settings)) as registry:
+        yield registry, settings.url

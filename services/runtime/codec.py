@@ -53,6 +53,9 @@ class Registry(Protocol):
     def schema_id(self, topic: Topic) -> int:
         """The id under which values of `topic` are written."""
 
+    def close(self) -> None:
+        """Let go of what it holds; it is not asked again."""
+
 
 class FolderRegistry:
     """The committed `schemas/versions/` as a registry: a version's number is its id."""
@@ -79,6 +82,9 @@ class FolderRegistry:
         if topic.record is None:
             raise ValueError(f"{topic.name} carries original bytes, not events")
         return self._latest[topic.record]
+
+    def close(self) -> None:
+        pass
 
 
 class Codec:

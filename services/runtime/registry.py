@@ -116,7 +116,8 @@ class HttpRegistry:
             if (found := self._schemas.get(schema_id)) is not None:
                 return found
             known_missing = self._unknown.get(schema_id, 0.0) > time.monotonic()
-        if known_missing:
+        # A registry counts in 31 bits and stumbles over more, which a message can name.
+        if known_missing or not 0 < schema_id < 1 << 31:
             raise _unknown_id(schema_id)
         try:
             answer = self._ask("GET", f"/schemas/ids/{schema_id}")
@@ -267,7 +268,7 @@ class HttpRegistry:
             with self._client.stream(
                 method, self._url + path, content=content, headers=headers
             ) as answer:
-                for part in answer.iter_raw(1 << 16):
+                for part in answer.iter_raw():  # as they come: a size would be waited for
                     whole += part
                     if len(whole) > LARGEST_ANSWER_BYTES:
                         raise _TooLarge(f"{method} {path}: more than {LARGEST_ANSWER_BYTES} bytes")
@@ -337,11 +338,61 @@ def _record(schema_id: int, answer: object) -> Mapping[str, Any]:
         raise Invalid("wrong_schema", f"schema id {schema_id} is {str(kind)[:40]}, not AVRO")
     try:
         schema = json.loads(answer["schema"])
-    except (ValueError, RecursionError):
-        schema = None
-    if not isinstance(schema, dict) or schema.get("type") != "record":
-        raise Invalid("wrong_schema", f"schema id {schema_id} is no record of ours")
+        if not isinstance(schema, dict) or schema.get("type") != "record":
+            raise Invalid("wrong_schema", f"schema id {schema_id} is no record of ours")
+        _Sizes().read(schema)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise Invalid("wrong_schema", f"schema id {schema_id} is no Avro schema") from None
+    except _Unbounded:
+        raise Invalid(
+            "wrong_schema",
+            f"schema id {schema_id} has an array or map of items that take no byte: a short "
+            "message could claim any number of them",
+        ) from None
     return schema
+
+
+class _Unbounded(Exception):
+    """An array or map whose items take no byte."""
+
+
+class _Sizes:
+    """Reads a schema and knows which of its types take no byte."""
+
+    def __init__(self) -> None:
+        self._empty: dict[str, bool] = {}
+
+    def read(self, schema: Any, space: str = "") -> bool:
+        """Whether a value of it takes no byte. Raises _Unbounded."""
+        if isinstance(schema, list):
+            for branch in schema:
+                self.read(branch, space)
+            return False
+        if isinstance(schema, str):
+            if "." not in schema and space and f"{space}.{schema}" in self._empty:
+                return self._empty[f"{space}.{schema}"]
+            return self._empty.get(schema, schema == "null")
+        kind = schema["type"]
+        if isinstance(kind, dict | list):
+            return self.read(kind, space)
+        if kind in ("array", "map"):
+            if self.read(schema["items" if kind == "array" else "values"], space):
+                raise _Unbounded
+            return False
+        if kind not in ("record", "error", "fixed", "enum"):
+            return self.read(kind, space)
+        full = schema["name"]
+        if "." not in full and (space := schema.get("namespace", space)):
+            full = f"{space}.{full}"
+        space = full.rpartition(".")[0]
+        # Within itself a record is reached only through what takes a byte.
+        self._empty[full] = False
+        if kind == "fixed":
+            self._empty[full] = schema["size"] == 0
+        elif kind != "enum":
+            sizes = [self.read(field["type"], space) for field in schema["fields"]]
+            self._empty[full] = all(sizes)
+        return self._empty[full]
 
 
 def _whole(answer: object, name: str) -> int:
