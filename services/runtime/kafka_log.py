@@ -135,14 +135,19 @@ class KafkaLog:
         self._on_statistics = on_statistics
         self._statistics = Statistics()
         self._consumer: Consumer | None = None
+        self._read_topics = sorted(topics)
         if group:
             self._require(topics)
             with self._connection.answered():
-                self._consumer = Consumer(self._consumer_config())
-                self._consumer.subscribe(
-                    sorted(topics), on_assign=self._on_assign, on_revoke=self._on_revoke,
-                    on_lost=self._on_lost,
-                )  # fmt: skip
+                self._consumer = self._subscribed()
+
+    def _subscribed(self) -> Consumer:
+        consumer = Consumer(self._consumer_config())
+        consumer.subscribe(
+            self._read_topics, on_assign=self._on_assign, on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )  # fmt: skip
+        return consumer
 
     def _consumer_config(self) -> dict[str, Any]:
         classic = {
@@ -179,29 +184,47 @@ class KafkaLog:
             return []
         deadline = time.monotonic() + wait_s
         with self._connection.answered():
-            self._settle(consumer)
-            self._pass_markers()
-            while True:
-                self._place(consumer)
-                self._pause(consumer)
-                open_ = [source for source in self._ahead if source not in hold]
-                wanted = limit - sum(len(self._ahead[source]) for source in open_)
-                ready = limit > 0 and wanted < limit
-                left = 0.0 if ready else max(0.0, deadline - time.monotonic())
-                # Always one, for membership lives by it; and one first, for a wait for many ends
-                # only when all of them are there.
-                taken = consumer.consume(1, min(left, _SLICE_S))
-                if taken and wanted > 1:
-                    taken += consumer.consume(wanted - 1, 0.0)
-                for raw in taken:
-                    self._read(raw)
-                if found := self._give(limit, hold):
-                    return found
-                if self._trouble is not None:
-                    trouble, self._trouble = self._trouble, None
-                    raise KafkaException(trouble)
-                if time.monotonic() >= deadline:
-                    return []
+            try:
+                return self._poll(consumer, limit, deadline, hold)
+            except (KafkaException, SystemError) as failure:
+                if (error := client_error(failure)) is not None and error.fatal():
+                    self._renew(consumer)
+                raise
+
+    def _poll(
+        self, consumer: Consumer, limit: int, deadline: float, hold: Collection[TopicPartition]
+    ) -> list[Message]:
+        self._settle(consumer)
+        self._pass_markers()
+        while True:
+            self._place(consumer)
+            self._pause(consumer)
+            open_ = [source for source in self._ahead if source not in hold]
+            wanted = limit - sum(len(self._ahead[source]) for source in open_)
+            ready = limit > 0 and wanted < limit
+            left = 0.0 if ready else max(0.0, deadline - time.monotonic())
+            # Always one, for membership lives by it; and one first, for a wait for many ends only
+            # when all of them are there.
+            taken = consumer.consume(1, min(left, _SLICE_S))
+            if taken and wanted > 1:
+                taken += consumer.consume(wanted - 1, 0.0)
+            for raw in taken:
+                self._read(raw)
+            if found := self._give(limit, hold):
+                return found
+            if self._trouble is not None:
+                trouble, self._trouble = self._trouble, None
+                raise KafkaException(trouble)
+            if time.monotonic() >= deadline:
+                return []
+
+    def _renew(self, consumer: Consumer) -> None:
+        """A client that met a fatal error serves no more: another takes its place in the group."""
+        self._drop(list(self._leases))
+        self._doubtful.clear()
+        self._consumer = self._subscribed()
+        with suppress(KafkaException, SystemError, RuntimeError):
+            consumer.close()
 
     def _read(self, raw: KafkaMessage) -> None:
         error = raw.error()

@@ -169,6 +169,33 @@ def test_a_report_that_one_record_was_not_delivered_ends_the_commit(broker: Brok
 
 
 @both_protocols
+def test_a_consumer_that_met_a_fatal_error_is_replaced(broker: Broker, protocol: Protocol) -> None:
+    settings = settings_for(broker, protocol)
+    group, source, target = topics(settings, 5)
+    with closing(KafkaLog(settings, group, [source])) as log:
+        got = take(log, 5)
+        consumer = log._consumer
+
+        class Failed:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(consumer, name)
+
+            def consume(self, count: int, timeout: float) -> None:
+                raise KafkaException(KafkaError(KafkaError._FATAL, "spoiled", fatal=True))
+
+        log._consumer = Failed()  # type: ignore[assignment]
+        with pytest.raises(Transient, match="spoiled"):
+            log.messages(10, 0.1)
+        assert log.lease(got[0].source) is None
+        with pytest.raises(Lost):
+            log.commit(copies(got, target), after(got))
+        again = take(log, 5)
+        assert not {m.lease for m in again} & {m.lease for m in got}
+        log.commit(copies(again, target), after(again))
+    until(lambda: written(settings, target) == numbers(5))
+
+
+@both_protocols
 def test_sending_offsets_that_does_not_come_back_holds_up_nobody(
     broker: Broker, protocol: Protocol
 ) -> None:

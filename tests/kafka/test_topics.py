@@ -189,3 +189,19 @@ def test_a_service_waits_for_its_topics_and_the_command_makes_them(
     alter(bare, ERASED, cleanup_policy="compact")
     command(values, "topics", "check")
     assert "nothing was moved" in command(values, "topics", "rewind", "enrich")
+
+
+def test_a_service_waits_for_brokers_that_are_down(tmp_path: Path) -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("CALLSTREAM_")}
+    values = clean | {
+        "CALLSTREAM_DATA_DIR": str(tmp_path / "data"),
+        "CALLSTREAM_LOG__KIND": "kafka",
+        "CALLSTREAM_LOG__KAFKA__BOOTSTRAP": "127.0.0.1:9",
+        "CALLSTREAM_LOG__KAFKA__REQUEST_TIMEOUT_S": "1",
+    }
+    told = tmp_path / "waits.log"
+    with service(values, told) as child:
+        line_with(told, "log_down")
+        assert "127.0.0.1:9" in str(readiness(told)["enrich"])
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0
