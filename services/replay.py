@@ -1255,7 +1255,8 @@ class Estimate:
     events: int
     audio_ms: int
     words: int
-    input_bytes: int
+    input_bytes: int | None
+    """None where the archive was not asked."""
     seconds: float | None
     """At the rate that live calls have shown; None where none has been seen yet."""
     rate: str
@@ -1266,7 +1267,7 @@ def estimate(stage: str, tenant: str, found: Sequence[Found], asks: Asks | None)
     by_call = {each.input.call: each for each in found}
     audio_ms = sum(each.audio_ms for each in by_call.values())
     words = sum(each.words for each in by_call.values())
-    size, rate, seconds, shown = 0, None, None, "no rate of this stage is known yet"
+    size, rate, seconds, shown = None, None, None, "no rate of this stage is known yet"
     if asks is not None:
         size = _size_of(asks, tenant, [each.input for each in found])
         rate = _rate(stage, tenant, asks)
@@ -1353,6 +1354,22 @@ def decision(asks: Asks, tenant: str, generation: int) -> str:
         {"tenant": tenant, "generation": generation},
     )
     return str(rows[0]["decision"]) if rows else ""
+
+
+def overtaken(plan: Plan, asks: Asks) -> int:
+    """Calls of a generation that readers see by a later one, or a later amendment, all the same."""
+    table = {"calls_enriched": "current_enriched"}
+    if plan.stage != "enrich":
+        table |= {"calls_transcribed": "current_transcribed"}
+    either = " UNION DISTINCT ".join(
+        f"SELECT call_id FROM {current} WHERE tenant_id = {{tenant:String}}"
+        f" AND generation != {{generation:Int64}} AND call_id IN (SELECT call_id FROM {made}"
+        " WHERE tenant_id = {tenant:String} AND generation = {generation:Int64})"
+        for made, current in table.items()
+    )
+    parameters = {"tenant": plan.tenant, "generation": plan.generation}
+    rows = _rows(asks, f"SELECT count() AS calls FROM ({either})", parameters)
+    return int(rows[0]["calls"])
 
 
 def check_decision(

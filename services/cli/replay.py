@@ -217,7 +217,7 @@ def list_(
                     "generation": generation,
                     "stage": plan.stage,
                     "by": plan.requested_by,
-                    "when": plan.requested_at.isoformat(sep=" ", timespec="seconds"),
+                    "when": f"{plan.requested_at:%Y-%m-%d %H:%M}",
                     **{key: value for key, value in asdict(counted).items() if key != "erased"},
                     "left": counted.left,
                     "shown": (decided or "shadow") if plan.shadow else "yes",
@@ -320,9 +320,12 @@ def _decide(
                     "does the sink run? `callstream topics` shows its lag"
                 )
             time.sleep(_POLL_S)
+        later = r.overtaken(plan, asks) if wanted is Decision.PROMOTED else 0
     parts.close()
     failed = f", {counted.failed:,} failed and stay as they were" if counted.failed else ""
     out.print(f"replay {generation} is {wanted.value.lower()}: {counted.done:,} done{failed}")
+    if later:
+        err.print(f"{later:,} of its calls have been amended or replayed since: those are shown")
 
 
 # Carrying out
@@ -518,7 +521,9 @@ def _tell(stage: str, cost: r.Estimate, selected: r.Selected) -> None:
     out.print(f"calls   {cost.calls:,}{events}", soft_wrap=True)
     out.print(f"audio   {cost.audio_ms / 3_600_000:,.1f} h")
     out.print(f"words   {cost.words:,}")
-    out.print(f"input   {cost.input_bytes / 1e6:,.1f} MB")
+    size = cost.input_bytes
+    out.print("input   not measured: the log was read" if size is None else
+              f"input   {size / 1e6:,.1f} MB")  # fmt: skip
     out.print(f"{stage} takes {takes}", soft_wrap=True)
     table = Table("call", "started", "queue", "agent", "language", "engine", "audio s")
     shown: dict[str, r.Found] = {each.input.call: each for each in selected.found}
