@@ -264,6 +264,8 @@ class _Seen:
     since: datetime
 
 
+# Characters of its hash before the name of a file in `done/`.
+_DIGEST_SIZE = 12
 # Names that copying programs give to what is not finished.
 _UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".crdownload", ".incomplete")
 
@@ -298,8 +300,9 @@ class DropFolder:
         self._seen: dict[Path, _Seen] = {}
         for name in ("done", "refused") if move else (".taken",):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        for leaving in (folder / "done").glob(".*"):  # published, then a crash
-            self._arrive(leaving)
+        for name in ("done", "refused"):  # published or described, then a crash
+            for leaving in (folder / name).glob(".*"):
+                self._arrive(leaving)
 
     def watch(self, stop: threading.Event, every_s: float = 1.0) -> None:
         """Look every `every_s` until `stop` is set.
@@ -354,27 +357,34 @@ class DropFolder:
             self._mark(path, call.call_id)
             return call
         inode = path.stat().st_ino
-        target = self._folder / "done" / f"{sha256_of(path)[:12]}-{path.name}"
+        target = self._folder / "done" / f"{sha256_of(path)[:_DIGEST_SIZE]}-{path.name}"
         call = call_ended_for(path, tenant_id=self._tenant_id, lies_at=target, clock=self._clock)
         # Where there are no hard links, the file appears under `target` only after it is
         # published; who looks for it before that finds nothing, and waits.
         with suppress(OSError):
             target.hardlink_to(path)
         self._publish(call)
-        sidecar = sidecar_of(path)
         leaving = target.with_name(f".{target.name}")
         path.replace(leaving)
         if leaving.stat().st_ino == inode:
             self._arrive(leaving)
         else:  # another file was put there under the same name meanwhile
             leaving.replace(path)
-            return call
-        if sidecar is not None:
-            sidecar.replace(target.with_name(target.name + sidecar.suffix))
         return call
 
     def _arrive(self, leaving: Path) -> None:
-        leaving.replace(leaving.with_name(leaving.name[1:]))
+        """Take the sidecar after its file; only then has the file its name, and all is done.
+
+        A sidecar left behind would describe the next file of that name.
+        """
+        target = leaving.with_name(leaving.name[1:])
+        taken = leaving.parent.name == "done"
+        path = self._folder / (target.name[_DIGEST_SIZE + 1 :] if taken else target.name)
+        sidecar = sidecar_of(path)
+        if sidecar is not None and not os.path.lexists(path):
+            name = target.name + sidecar.suffix if taken else sidecar.name
+            sidecar.replace(leaving.with_name(name))
+        leaving.replace(target)
         # Renaming to another link of the same file leaves both names.
         leaving.unlink(missing_ok=True)
 
@@ -384,10 +394,9 @@ class DropFolder:
             return
         folder = self._folder / "refused"
         (folder / f"{path.name}.reason").write_text(f"{problem}\n", "utf-8")
-        sidecar = sidecar_of(path)
-        path.replace(folder / path.name)
-        if sidecar is not None:
-            sidecar.replace(folder / sidecar.name)
+        leaving = folder / f".{path.name}"
+        path.replace(leaving)
+        self._arrive(leaving)
 
     def _marker(self, path: Path) -> Path:
         return self._folder / ".taken" / path.name

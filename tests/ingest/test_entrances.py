@@ -340,6 +340,37 @@ def test_a_crash_while_moving_leaves_the_file_where_it_was_published(drop: Drop)
     assert drop.settled() == []
 
 
+@pytest.mark.parametrize("said", ['{"call_id": "call-1"}', '{"colour": "blue"}'])
+def test_a_crash_while_moving_leaves_no_sidecar_for_the_next_file(
+    drop: Drop, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """Stopped after each rename in turn, `done` and `refused` alike."""
+    replace = Path.replace
+    left = 0
+
+    def stopped(path: Path, target: Path) -> Path:
+        nonlocal left
+        moved = replace(path, target)
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "replace", stopped)
+    for stop_after in (1, 2, 3):
+        written(drop.folder / "call.wav", wav())
+        written(drop.folder / "call.wav.json", said.encode())
+        drop.look()
+        left = stop_after
+        with pytest.raises(KeyboardInterrupt):
+            drop.look(6)
+        drop.restart()
+        assert drop.names() == [], f"after rename {stop_after}"
+        names = [*drop.names("done"), *drop.names("refused")]
+        assert {name[-13:] for name in names if name.endswith(".json")} == {"call.wav.json"}
+        assert not any(name.startswith(".") for name in names)
+
+
 def test_a_file_that_cannot_be_moved_stays_and_the_rest_goes_on(drop: Drop) -> None:
     written(drop.folder / "call.wav", wav())
     (drop.folder / "done").rmdir()

@@ -1,0 +1,287 @@
+"""Kill every stage at each of its durable steps, start it again, and look what came of it.
+
+    python -m tests.crash                    # all points
+    python -m tests.crash --phase sink       # of one phase
+    python -m tests.crash --list             # the steps, `phase: number: name`
+    python -m tests.crash --plant offset-first   # with a bug that has to be found
+
+The scenario is played once without a crash, which numbers the steps of each phase and says what
+has to be there in the end. Then, for every step, before and after it: the state from before the
+phase is put back, the phase is played in a process that dies there, and played again to its end.
+Two such plays run at a time, forked from a process that has everything imported and nothing open.
+The last line is the verdict; the exit status is 1 where anything was lost, double or torn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.runtime.log import Log
+from services.runtime.objects import Objects
+from services.runtime.observe import configure_logs
+from tests.crash.points import Commit, Points, Step, When, armed
+from tests.crash.scenario import PHASES, CountedParts, Phase, compared, settings_for, state
+
+_DEADLINE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where to die. `number` is that of the step in its phase, from 1."""
+
+    phase: Phase
+    number: int
+    step: Step
+    when: When
+
+    def __str__(self) -> str:
+        return f"{self.phase.name}: {self.number}: {self.when} {self.step}"
+
+
+# Bugs to be found, each a way to build a stage wrongly.
+
+
+def _offset_first(log: Log, records: Any, offsets: Any) -> None:
+    log.commit([], offsets)
+    if records:
+        log.commit(records, {})
+
+
+def _offset_later(log: Log, records: Any, offsets: Any) -> None:
+    if records:
+        log.commit(records, {})
+    log.commit([], offsets)
+
+
+class _LateObjects:
+    """A store that says it has written the audio, and writes it a while later."""
+
+    def __init__(self, inner: Objects) -> None:
+        self._inner = inner
+        self._late: list[tuple[str, bytes]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        for key, data in self._late if name != "exists" else ():
+            self._inner.put(key, data)
+        self._late = self._late if name == "exists" else []
+        return getattr(self._inner, name)
+
+    def put(self, key: str, data: bytes) -> None:
+        if key.startswith("receipts/"):
+            self._inner.put(key, data)
+        else:
+            self._late.append((key, data))
+
+    def put_file(self, key: str, path: Path) -> None:
+        self._late.append((key, path.read_bytes()))
+
+    def exists(self, key: str) -> bool:
+        return any(key == late for late, _ in self._late) or self._inner.exists(key)
+
+
+def _sound_commit(log: Log, records: Any, offsets: Any) -> None:
+    log.commit(records, offsets)
+
+
+PLANTS: dict[str, tuple[Commit, Callable[[Objects], Objects]]] = {
+    "": (_sound_commit, lambda objects: objects),
+    "offset-first": (_offset_first, lambda objects: objects),
+    "offset-later": (_offset_later, lambda objects: objects),
+    "event-first": (_sound_commit, lambda objects: _LateObjects(objects)),
+}
+
+
+class Harness:
+    def __init__(self, root: Path, plant: str = "") -> None:
+        self._root = root
+        self.first = root / "first"
+        self._plant = plant
+        self._wanted: dict[str, dict[str, list[str]]] = {}
+
+    def _parts(self, folder: Path, points: Points, plant: str = "") -> CountedParts:
+        commits, wrap = PLANTS[plant]
+        return CountedParts(
+            settings_for(folder, self.first), points=points, commits=commits, wrap=wrap
+        )
+
+    def _fork(self, work: Callable[[], None]) -> int:
+        """A process that does `work` and is gone, with what it says on standard error kept."""
+        pid = os.fork()
+        if pid:
+            return pid
+        status = 1
+        try:
+            os.setsid()
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def record(self, upto: str | None) -> Iterator[tuple[Phase, list[Step]]]:
+        """Play the scenario without a crash, up to a phase; the steps of each."""
+        self.first.mkdir()
+        for phase in PHASES:
+            told = self._root / f"{phase.name}.json"
+            before = self._root / f"before {phase.name}"
+
+            def work(phase: Phase = phase, told: Path = told, before: Path = before) -> None:
+                parts = self._parts(self.first, Points())
+                _ = parts.view
+                phase.prepare(parts)
+                parts.close()
+                shutil.copytree(self.first, before, symlinks=True)
+                points = Points()
+                armed(points)
+                parts = self._parts(self.first, points)
+                phase.play(parts)
+                steps = list(points.steps)
+                told.write_text(json.dumps([steps, state(parts, phase.tables)]))
+                parts.close()
+
+            status = _ended(self._fork(work))
+            if status != 0:
+                raise RuntimeError(f"{phase.name} without a crash ended with {status}")
+            steps, self._wanted[phase.name] = json.loads(told.read_text())
+            yield phase, [Step(*step) for step in steps]
+            if phase.name == upto:
+                return
+
+    def check(self, point: Point) -> Generator[int | list[str], int | None, None]:
+        """Die there, start again, compare: yields processes to wait for, then what is wrong.
+
+        It is sent the status that each ended with.
+        """
+        name = str(point).replace(":", "").replace("/", "-")
+        folder = self._root / name
+        shutil.copytree(self._root / f"before {point.phase.name}", folder, symlinks=True)
+        told = self._root / f"{name}.json"
+
+        def crash() -> None:
+            points = Points(point.step, point.when)
+            armed(points)
+            point.phase.play(self._parts(folder, points, self._plant))
+
+        def again() -> None:
+            parts = self._parts(folder, Points())
+            point.phase.play(parts)
+            told.write_text(json.dumps(state(parts, point.phase.tables)))
+            parts.close()
+
+        status = yield self._fork(crash)
+        if status != -signal.SIGKILL:
+            yield [f"the step was not taken (status {status}): the phase does not repeat itself"]
+            return
+        status = yield self._fork(again)
+        if status != 0:
+            yield [f"did not recover: status {status}"]
+            return
+        got = json.loads(told.read_text())
+        wrong = compared(self._wanted[point.phase.name], got, point.phase.repeats)
+        shutil.rmtree(folder)
+        told.unlink()
+        yield wrong
+
+
+def _ended(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def points_of(phase: Phase, steps: Sequence[Step]) -> list[Point]:
+    whens: tuple[When, ...] = ("after",) if phase.only_after else ("before", "after")
+    return [
+        Point(phase, number, step, when)
+        for number, step in enumerate(steps, 1)
+        for when in whens
+    ]  # fmt: skip
+
+
+def try_all(harness: Harness, points: Sequence[Point], at_once: int) -> dict[Point, list[str]]:
+    """Check `points`, some at a time; what is wrong at each where something is."""
+    left = list(points)[::-1]
+    running: dict[int, tuple[Point, Any, float]] = {}
+    wrong: dict[Point, list[str]] = {}
+
+    def advance(point: Point, going: Any, status: int | None) -> None:
+        answer = going.send(status)
+        if isinstance(answer, int):
+            running[answer] = point, going, time.monotonic()
+        elif answer:
+            wrong[point] = answer
+
+    try:
+        while left or running:
+            while left and len(running) < at_once:
+                point = left.pop()
+                advance(point, harness.check(point), None)
+            for pid in list(running):
+                point, going, since = running[pid]
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    del running[pid]
+                    advance(point, going, os.waitstatus_to_exitcode(status))
+                elif time.monotonic() - since > _DEADLINE_S:
+                    os.killpg(pid, signal.SIGTERM)
+            time.sleep(0.005)
+    finally:
+        for pid in running:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.crash", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--phase", choices=[phase.name for phase in PHASES])
+    parser.add_argument("--list", action="store_true", help="print the steps, kill nobody")
+    parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="build in a bug")
+    parser.add_argument("--at-once", type=int, default=2, help="plays at a time")
+    asked = parser.parse_args()
+    configure_logs("CRITICAL")
+    total, failed = 0, 0
+    with tempfile.TemporaryDirectory(prefix="callstream-crash-") as name:
+        harness = Harness(Path(name), asked.plant)
+        for phase, steps in harness.record(asked.phase):
+            if asked.list:
+                for number, step in enumerate(steps, 1):
+                    print(f"{phase.name}: {number}: {step}", flush=True)
+                continue
+            if asked.phase not in (None, phase.name):
+                continue
+            started = time.monotonic()
+            points = points_of(phase, steps)
+            wrong = try_all(harness, points, asked.at_once)
+            total, failed = total + len(points), failed + len(wrong)
+            print(
+                f"{phase.name}: {len(steps)} steps, {len(points)} points, "
+                f"{len(points) - len(wrong)} whole, {time.monotonic() - started:.0f} s",
+                flush=True,
+            )
+            for point, lines in wrong.items():
+                for line in lines[:5]:
+                    print(f"VIOLATION {point}: {line}", flush=True)
+    print(f"{'FAILED' if failed else 'OK'}: {total} points, {failed} not whole", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
