@@ -93,6 +93,10 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     info: AudioInfo
 
 
+# Made once, before threads: see Codec.
+_RECEIPTS = msgspec.json.Decoder(Receipt)
+
+
 def stage(
     settings: IngestSettings,
     objects: Objects,
@@ -224,7 +228,7 @@ def _receipt_key(call: CallEnded, recording: Recording) -> str:
 def _read_receipt(objects: Objects, key: str) -> Receipt | None:
     """The receipt under `key`, unless the audio it speaks of is gone."""
     try:
-        receipt = msgspec.json.decode(objects.get(key), type=Receipt)
+        receipt = _RECEIPTS.decode(objects.get(key))
     except (MissingObject, msgspec.DecodeError):
         return None
     return receipt if objects.exists(receipt.object_key) else None

@@ -101,6 +101,10 @@ class Codec:
         self._types: dict[str, type[Any]] = {
             record: getattr(events, record) for record in BY_RECORD
         }
+        for type_ in self._types.values():
+            # Learns the type. Left to the first messages, two threads would learn it at once, and
+            # msgspec would bring the process down.
+            msgspec.json.Decoder(type_)
         for record in BY_RECORD:
             self._readers[record] = fastavro.parse_schema(_newest(record))
 

@@ -48,6 +48,10 @@ class Question:
     vad: VadSettings
 
 
+# Made once, before threads: see Codec.
+_RESULTS = msgspec.json.Decoder(RecordingResult)
+
+
 def prefix(sha256: str) -> str:
     """Under which every result made from that audio is kept: what an erasure deletes."""
     return f"transcripts/{sha256}/"
@@ -81,7 +85,7 @@ def key(question: Question) -> str:
 def load(objects: Objects, question: Question) -> RecordingResult | None:
     """The kept answer; None where there is none, or what is kept cannot be read."""
     try:
-        return msgspec.json.decode(objects.get(key(question)), type=RecordingResult)
+        return _RESULTS.decode(objects.get(key(question)))
     except (MissingObject, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
