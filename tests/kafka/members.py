@@ -74,8 +74,8 @@ def topics(settings: KafkaSettings, count: int = 0, partitions: int = 2) -> tupl
     return group, source, target
 
 
-def until(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+def until(found: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
     while not found():
         assert time.monotonic() < deadline, "waited in vain"
 

@@ -29,6 +29,9 @@ from tests.kafka.members import (
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
+# Three brokers and their clients on a machine that others use too.
+_PATIENCE_S = 180.0
+
 
 def _java_hash(text: str) -> int:
     """Java's String.hashCode, without its sign, as coordinators take it."""
@@ -87,15 +90,15 @@ def test_a_broker_that_is_killed_costs_nothing(protocol: Protocol) -> None:
                 nonlocal allowed
                 try:
                     for number in range(rounds):
-                        cluster.await_in_sync()
+                        cluster.await_in_sync(_PATIENCE_S)
                         allowed = count * (number + 1) // (rounds + 1)
-                        until(partial(_beyond, view, group, allowed - 10))
+                        until(partial(_beyond, view, group, allowed - 10), _PATIENCE_S)
                         node = wanted[number % len(wanted)]()
                         node.kill()
                         # The others go on without it.
                         before = _committed(view, group)
                         allowed = count * (number + 2) // (rounds + 1)
-                        until(partial(_beyond, view, group, before + 10))
+                        until(partial(_beyond, view, group, before + 10), _PATIENCE_S)
                         node.start()
                 except BaseException as error:
                     trouble.append(error)
