@@ -22,12 +22,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from schemas.topics import TOPICS
-from services.assembly import Parts
-from services.runtime.errors import Failure
-from services.runtime.objects import S3Objects
-from services.runtime.registry import HttpRegistry
-from services.settings import WrongSetting, load
 from stack.broker import Broker
 from stack.clickhouse import ClickHouse
 from stack.registry import SchemaRegistry
@@ -78,6 +72,10 @@ def _variables(servers: Mapping[str, Server]) -> dict[str, str]:
 
 def keep(folder: Path) -> int:
     """Run the servers until SIGTERM; what `up` leaves behind. Prints what it does."""
+    # The services take a second to import, for which `status` and `down` need not wait.
+    from services.runtime.errors import Failure
+    from services.settings import WrongSetting
+
     stop = threading.Event()
 
     def told(number: int, frame: FrameType | None) -> None:
@@ -127,6 +125,12 @@ def keep(folder: Path) -> int:
 
 def _fill() -> None:
     """Make what the services expect to find: the bucket, the topics and the schemas."""
+    from schemas.topics import TOPICS
+    from services.assembly import Parts
+    from services.runtime.objects import S3Objects
+    from services.runtime.registry import HttpRegistry
+    from services.settings import load
+
     settings = load()
     wanted = settings.objects
     assert wanted.secret_key is not None

@@ -152,6 +152,13 @@ class Server:
             except BaseException:
                 self.close()
                 raise
+        # Another program there would answer in its place.
+        taken = [str(port) for port in self._ports.values() if accepts(port)]
+        if taken:
+            raise ServerError(
+                f"another program listens on {HOST}:{', '.join(taken)}, which belongs to the "
+                f"{self.called} in {self.folder}: end that program"
+            )
         self._spawn()
 
     def await_answer(self) -> None:
@@ -285,12 +292,14 @@ class Server:
 
     def _await(self, ready: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + self._start_seconds
-        while not ready():
+        while True:
             if self._process is None or self._process.poll() is not None:
                 status = None if self._process is None else self._process.returncode
                 raise self._failure(
                     f"the {self.called} ended while starting (exit status {status})"
                 )
+            if ready():
+                return
             if time.monotonic() > deadline:
                 raise self._failure(
                     f"the {self.called} did not {what} within {self._start_seconds:.0f} s"
