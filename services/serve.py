@@ -49,10 +49,8 @@ class Running:
             threading.Thread(target=self._run, args=(stage,), name=stage.name, daemon=True)
             for stage in stages
         ]
-        self._threads.append(
-            threading.Thread(
-                target=parts.watch(names).run, args=(self.stop,), name="watch", daemon=True
-            )
+        self._measuring = threading.Thread(
+            target=parts.watch(names).run, args=(self.stop,), name="watch", daemon=True
         )
         if isinstance(parts.view, SqliteView):
             self._threads.append(
@@ -67,7 +65,7 @@ class Running:
             )
 
     def start(self) -> None:
-        for thread in self._threads:
+        for thread in (*self._threads, self._measuring):
             thread.start()
 
     def _run(self, stage: Stage) -> None:
@@ -140,6 +138,7 @@ class Running:
     def join(self, timeout_s: float | None = None) -> None:
         for thread in self._threads:
             thread.join(timeout_s)
+        self._measuring.join(1.0)  # it may wait for a log that is down; nothing of it is missed
 
 
 @contextmanager

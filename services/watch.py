@@ -117,18 +117,19 @@ class Watch:
     def run(self, stop: threading.Event, every_s: float = _EVERY_S) -> None:
         """Measure until `stop` is set. A log that does not answer is asked again later."""
         while not stop.is_set():
-            self._again(self._tell_lags)
+            self._try(self._tell_lags, stop)
             if self._stages:
-                self._again(self._tell_letters)
+                self._try(self._tell_letters, stop)
             stop.wait(every_s)
 
-    def _again(self, tell: Callable[[], None]) -> None:
+    def _try(self, tell: Callable[[], None], stop: threading.Event) -> None:
         try:
             tell()
         except Transient as failure:
             logger("watch").debug("not measured", why=str(failure))
         except Exception as failure:  # what is not measured stops nothing
-            logger("watch").warning("not measured", why=f"{type(failure).__name__}: {failure}")
+            if not stop.is_set():  # at a stop the log is closed meanwhile
+                logger("watch").warning("not measured", why=f"{type(failure).__name__}: {failure}")
 
     def _tell_lags(self) -> None:
         for stage, (group, topics) in self._reads.items():
