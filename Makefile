@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean stack-up stack-down stack-status help
+.PHONY: demo test check bench hostile clean stack-up stack-down stack-status help
 
 help:
 	@echo "make demo    ten sample calls through the whole path, on this machine, nothing before it"
@@ -11,6 +11,7 @@ help:
 	@echo "make check   ruff and mypy only"
 	@echo "make bench   the figures of docs/benchmarks.md"
 	@echo "make stack-up, stack-status, stack-down   Kafka, S3, ClickHouse and a schema registry on this machine"
+	@echo "make hostile AUDIO=10000 AVRO=1000000   mutated recordings and messages; SEED repeats one"
 	@echo "make clean   remove the environment, caches and the demo's data"
 
 demo: $(VENV)/.core
@@ -44,6 +45,9 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing with the development tools into $(VENV) (once)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.core $@
+
+hostile: $(VENV)/.dev
+	@$(BIN)/python -m tests.hostile --audio $(or $(AUDIO),10000) --avro $(or $(AVRO),1000000) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(VENV) .cache .callstream .mypy_cache .pytest_cache .ruff_cache .hypothesis

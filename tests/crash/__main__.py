@@ -15,6 +15,7 @@ The last line is the verdict; the exit status is 1 where anything was lost, doub
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -24,16 +25,26 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.assembly import Parts
 from services.runtime.log import Log
 from services.runtime.objects import Objects
 from services.runtime.observe import configure_logs
+from tests.crash import servers
 from tests.crash.points import Commit, Points, Step, When, armed
-from tests.crash.scenario import PHASES, CountedParts, Phase, compared, settings_for, state
+from tests.crash.scenario import (
+    PHASES,
+    SERVED,
+    CountedParts,
+    Phase,
+    compared,
+    settings_for,
+    state,
+)
 
 _DEADLINE_S = 120.0
 
@@ -105,16 +116,28 @@ PLANTS: dict[str, tuple[Commit, Callable[[Objects], Objects]]] = {
 
 
 class Harness:
-    def __init__(self, root: Path, plant: str = "") -> None:
+    """Over embedded parts, or over the servers at `at`."""
+
+    def __init__(self, root: Path, plant: str = "", at: servers.Addresses | None = None) -> None:
         self._root = root
         self.first = root / "first"
         self._plant = plant
+        self._at = at
         self._wanted: dict[str, dict[str, list[str]]] = {}
+        self._plays = itertools.count(1)
 
     def _parts(self, folder: Path, points: Points, plant: str = "") -> CountedParts:
         commits, wrap = PLANTS[plant]
         return CountedParts(
             settings_for(folder, self.first), points=points, commits=commits, wrap=wrap
+        )
+
+    def _server_parts(self, space: str, points: Points, plant: str = "") -> servers.ServerParts:
+        assert self._at is not None
+        commits, wrap = PLANTS[plant]
+        base = settings_for(self._root / space, self.first)
+        return servers.ServerParts(
+            servers.settings_in(space, base, self._at), points=points, commits=commits, wrap=wrap
         )
 
     def _fork(self, work: Callable[[], None]) -> int:
@@ -161,6 +184,68 @@ class Harness:
             yield phase, [Step(*step) for step in steps]
             if phase.name == upto:
                 return
+
+    def rehearse(self, phase: Phase) -> list[Step]:
+        """Play a recorded phase over the servers without a crash; its steps."""
+        space = self._space()
+        told = self._root / f"{space}.json"
+
+        def work() -> None:
+            self._put_back(phase, space)
+            points = Points()
+            servers.armed(points)
+            parts = self._server_parts(space, points)
+            phase.play(parts)
+            told.write_text(json.dumps([points.steps, state(parts, phase.tables, places=False)]))
+
+        status = _ended(self._fork(work))
+        if status != 0:
+            raise RuntimeError(f"{phase.name} over the servers ended with {status}")
+        steps, self._wanted[phase.name] = json.loads(told.read_text())
+        return [Step(*step) for step in steps]
+
+    def _space(self) -> str:
+        return f"play-{next(self._plays)}"
+
+    def _put_back(self, phase: Phase, space: str) -> None:
+        recorded = self._root / f"before {phase.over or phase.name}"
+        before = Parts(settings_for(recorded, self.first))
+        parts = self._server_parts(space, Points())
+        servers.put_back(parts, before)
+        if phase.tables:
+            parts.warehouse.close()
+        before.close()
+
+    def check_served(self, point: Point) -> Generator[int | list[str], int | None, None]:
+        """As `check`, over the servers."""
+        phase, wanted = point.phase, self._wanted[point.phase.name]
+        space = self._space()
+        told = self._root / f"{space}.json"
+
+        def crash() -> None:
+            self._put_back(phase, space)
+            points = Points(point.step, point.when)
+            servers.armed(points)
+            phase.play(self._server_parts(space, points, self._plant))
+
+        def again() -> None:
+            parts = self._server_parts(space, Points())
+            phase.play(parts)
+            got = servers.until_whole(
+                lambda: state(parts, phase.tables, places=False),
+                lambda got: compared(wanted, got, phase.repeats),
+            )
+            told.write_text(json.dumps(got))
+
+        status = yield self._fork(crash)
+        if status != -signal.SIGKILL:
+            yield [f"the step was not taken (status {status})"]
+            return
+        status = yield self._fork(again)
+        if status != 0:
+            yield [f"did not recover: status {status}"]
+            return
+        yield compared(wanted, json.loads(told.read_text()), phase.repeats)
 
     def check(self, point: Point) -> Generator[int | list[str], int | None, None]:
         """Die there, start again, compare: yields processes to wait for, then what is wrong.
@@ -211,7 +296,7 @@ def points_of(phase: Phase, steps: Sequence[Step]) -> list[Point]:
     ]  # fmt: skip
 
 
-def try_all(harness: Harness, points: Sequence[Point], at_once: int) -> dict[Point, list[str]]:
+def try_all(check: Any, points: Sequence[Point], at_once: int) -> dict[Point, list[str]]:
     """Check `points`, some at a time; what is wrong at each where something is."""
     left = list(points)[::-1]
     running: dict[int, tuple[Point, Any, float]] = {}
@@ -228,7 +313,7 @@ def try_all(harness: Harness, points: Sequence[Point], at_once: int) -> dict[Poi
         while left or running:
             while left and len(running) < at_once:
                 point = left.pop()
-                advance(point, harness.check(point), None)
+                advance(point, check(point), None)
             for pid in list(running):
                 point, going, since = running[pid]
                 done, status = os.waitpid(pid, os.WNOHANG)
@@ -254,31 +339,49 @@ def main() -> int:
     parser.add_argument("--phase", choices=[phase.name for phase in PHASES])
     parser.add_argument("--list", action="store_true", help="print the steps, kill nobody")
     parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="build in a bug")
+    parser.add_argument(
+        "--servers", action="store_true", help="over Kafka, S3 and ClickHouse, not the embedded"
+    )
     parser.add_argument("--at-once", type=int, default=2, help="plays at a time")
     asked = parser.parse_args()
     configure_logs("CRITICAL")
     total, failed = 0, 0
-    with tempfile.TemporaryDirectory(prefix="callstream-crash-") as name:
-        harness = Harness(Path(name), asked.plant)
-        for phase, steps in harness.record(asked.phase):
-            if asked.list:
-                for number, step in enumerate(steps, 1):
-                    print(f"{phase.name}: {number}: {step}", flush=True)
-                continue
-            if asked.phase not in (None, phase.name):
-                continue
-            started = time.monotonic()
-            points = points_of(phase, steps)
-            wrong = try_all(harness, points, asked.at_once)
-            total, failed = total + len(points), failed + len(wrong)
-            print(
-                f"{phase.name}: {len(steps)} steps, {len(points)} points, "
-                f"{len(points) - len(wrong)} whole, {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
-            for point, lines in wrong.items():
-                for line in lines[:5]:
-                    print(f"VIOLATION {point}: {line}", flush=True)
+
+    def tried(check: Any, phase: Phase, steps: Sequence[Step], where: str) -> None:
+        nonlocal total, failed
+        started = time.monotonic()
+        points = points_of(phase, steps)
+        wrong = try_all(check, points, asked.at_once)
+        total, failed = total + len(points), failed + len(wrong)
+        print(
+            f"{phase.name}, {where}: {len(steps)} steps, {len(points)} points, "
+            f"{len(points) - len(wrong)} whole, {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
+        for point, lines in wrong.items():
+            for line in lines[:5]:
+                print(f"VIOLATION {point}: {line}", flush=True)
+
+    def listed(phase: Phase, steps: Sequence[Step]) -> None:
+        for number, step in enumerate(steps, 1):
+            print(f"{phase.name}: {number}: {step}", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="callstream-crash-") as name, ExitStack() as stack:
+        at = stack.enter_context(servers.running()) if asked.servers else None
+        harness = Harness(Path(name), asked.plant, at)
+        upto = None if asked.servers else asked.phase
+        for phase, steps in harness.record(upto):
+            if asked.list and not asked.servers:
+                listed(phase, steps)
+            elif not asked.servers and asked.phase in (None, phase.name):
+                tried(harness.check, phase, steps, "embedded")
+        for phase in SERVED if asked.servers else ():
+            if asked.phase in (None, phase.name):
+                steps = harness.rehearse(phase)
+                if asked.list:
+                    listed(phase, steps)
+                else:
+                    tried(harness.check_served, phase, steps, "servers")
     print(f"{'FAILED' if failed else 'OK'}: {total} points, {failed} not whole", flush=True)
     return 1 if failed else 0
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -40,7 +40,7 @@ from services.ingest.settings import IngestSettings
 from services.runtime import headers as h
 from services.runtime.audio import decode
 from services.runtime.errors import Invalid
-from services.runtime.log import Log, Message, TopicPartition
+from services.runtime.log import Log, Message
 from services.runtime.loop import run
 from services.runtime.objects import Objects
 from services.runtime.settings import Policy
@@ -212,15 +212,12 @@ def _stage(name: str, tiers: bool = False, ahead_s: float = 0.0) -> Callable[[Co
         log = parts.log_of(stage)
         assert isinstance(log, CountedLog)
         topics = {*SOURCES[name], REPLAY, *((t.topic for t in RETRY_TIERS) if tiers else ())}
-        ends = {topic: parts.view.ends(topic) for topic in topics}
+        # Of what is there now: behind the last message Kafka has offsets of its own.
+        last = {m.source: m.offset for topic in topics for m in parts.view.scan(topic)}
 
         def done() -> bool:
             read = parts.view.committed(parts.group(name))
-            return all(
-                read.get(TopicPartition(topic, part), 0) >= end
-                for topic, parts_of in ends.items()
-                for part, (_, end) in parts_of.items()
-            )
+            return all(read.get(source, 0) > offset for source, offset in last.items())
 
         log.done = done
         run(
@@ -246,6 +243,8 @@ class Phase:
     """Whether the tables are compared too."""
     repeats: bool = False
     """Whether a crash may publish the same event again: an entrance, by design."""
+    over: str = ""
+    """Whose state it begins with, where that is another phase's."""
     only_after: bool = False
     """Whether each step begins where the one before it ended: one kill between two is enough."""
 
@@ -262,26 +261,46 @@ PHASES = (
 )
 
 
+# What is played over the servers: each from the beginning of its topics.
+SERVED = tuple(
+    replace(phase, only_after=True)
+    for phase in (
+        Phase("ingest", _stage("ingest")),
+        Phase("transcribe", _stage("transcribe", tiers=True, ahead_s=LATER_S)),
+        Phase("enrich", _stage("enrich", tiers=True, ahead_s=LATER_S)),
+        Phase("sink", _stage("sink", tiers=True, ahead_s=LATER_S), tables=True, over="sink erases"),
+    )
+)
+
+
 # What is there in the end
 
 # Times of processing, and whether a result was known already: a second try says otherwise.
 _TIMES = frozenset({h.TIME, h.RETRY_DUE_MS, h.RETRY_FIRST_MS, h.RETRY_HISTORY, h.DEAD_AT_MS,
                     h.ERROR_TRACE, h.RETRY_DETAIL, h.DATAREF})  # fmt: skip
+_PLACES = frozenset({h.RETRY_OFFSET, h.ERROR_OFFSET, h.DEAD_OF})
+# Of retries and dead letters the place is part of the id.
+_PLACE_COLUMNS = ("offset", "place", "event_id", "input_id", "headers", "id", "error_offset")
 _OWN = frozenset({"recorded_at", "transcribed_at", "enriched_at", "raised_at", "published_at",
                   "cached"})  # fmt: skip
 
 
-def state(parts: Parts, tables: bool) -> dict[str, list[str]]:
-    """Everything durable, as sorted lines by where it lies; equal where it means the same."""
+def state(parts: Parts, tables: bool, places: bool = True) -> dict[str, list[str]]:
+    """Everything durable, as sorted lines by where it lies; equal where it means the same.
+
+    Without `places` offsets are left out: Kafka's count the marks of transactions, aborted or not.
+    """
+    dropped = _TIMES if places else _TIMES | _PLACES
     found: dict[str, list[str]] = {}
     for topic in TOPICS:
-        found[topic.name] = sorted(_told(parts, m) for m in parts.view.scan(topic.name))
-    found["offsets"] = sorted(
-        f"{group} {source.topic} {source.partition}: {offset}"
-        for group in STAGES
-        for source, offset in parts.view.committed(parts.group(group)).items()
-        if offset
-    )
+        found[topic.name] = sorted(_told(parts, m, dropped) for m in parts.view.scan(topic.name))
+    if places:
+        found["offsets"] = sorted(
+            f"{group} {source.topic} {source.partition}: {offset}"
+            for group in STAGES
+            for source, offset in parts.view.committed(parts.group(group)).items()
+            if offset
+        )
     # A large body is checked where its event is decoded. Under another time it is another body: one
     # that was stored before a crash is left behind.
     found["objects"] = [
@@ -296,13 +315,13 @@ def state(parts: Parts, tables: bool) -> dict[str, list[str]]:
         if path.is_file()
     )
     if tables:
-        found |= _tables(parts.warehouse)
+        found |= _tables(parts.warehouse, () if places else _PLACE_COLUMNS)
     return found
 
 
-def _told(parts: Parts, message: Message) -> str:
+def _told(parts: Parts, message: Message, dropped: Collection[str]) -> str:
     headers = {name: value.decode("utf-8", "replace") for name, value in message.headers
-               if name not in _TIMES}  # fmt: skip
+               if name not in dropped}  # fmt: skip
     try:
         event = parts.codec.decode(message).event
     except Invalid as problem:
@@ -321,7 +340,7 @@ def _told(parts: Parts, message: Message) -> str:
     return f"{headers.get(h.ID)} {text} {sorted(headers.items())}"
 
 
-def _tables(warehouse: Warehouse) -> dict[str, list[str]]:
+def _tables(warehouse: Warehouse, dropped: Collection[str]) -> dict[str, list[str]]:
     database = {"database": warehouse._settings.database}
     known = warehouse.query(
         "SELECT name, engine FROM system.tables WHERE database = {database:String} "
@@ -331,10 +350,11 @@ def _tables(warehouse: Warehouse) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, engine in known.rows:
         final = " FINAL" if "Replacing" in engine else ""
-        columns = "* EXCEPT applied_at" if name == "migrations" else "*"
-        rows = warehouse.query_to(f"SELECT {columns} FROM {name}{final}", "JSONEachRow")
+        rows = warehouse.query_to(f"SELECT * FROM {name}{final}", "JSONEachRow")
+        left_out = {*dropped, *(["applied_at"] if name == "migrations" else [])}
         found[f"{'table' if final else 'view'} {name}"] = sorted(
-            rows.decode("utf-8", "backslashreplace").splitlines()
+            json.dumps({k: v for k, v in json.loads(line).items() if k not in left_out})
+            for line in rows.decode("utf-8", "surrogateescape").splitlines()
         )
     return found
 

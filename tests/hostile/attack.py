@@ -168,7 +168,8 @@ class Report:
         yield (
             f"  {self.count:,} {self.kind} in {self.took_s:.0f} s: {self.deaths} deaths, "
             f"{len(self.violations)} violations; the longest {self.longest_s:.2f} s, "
-            f"{len(self.slow)} over {SECONDS:g} s beside all else (of the processor, alone, at most {alone:.2f} s); "
+            f"{len(self.slow)} over {SECONDS:g} s beside all else "
+            f"(of the processor, alone, at most {alone:.2f} s); "
             f"at most {self.peak_bytes >> 20} MB held"
         )
 
