@@ -114,6 +114,16 @@ def test_a_request_without_headers_is_enough(world: World) -> None:
     assert handled(world, request(world.codec, "a", headers=False)).id == "id-a"
 
 
+def test_an_option_that_the_stage_does_not_know_is_a_dead_letter(world: World) -> None:
+    world.write(request(world.codec, "a", options={"model": "large", "speed": "fast"}))
+    world.run(ingest())
+    assert world.copied() == []
+    (letter,) = world.scan(DEAD_LETTER)
+    assert letter.header(h.DEAD_REASON) == "unknown_option"
+    told = "ingest knows no option 'speed'; it knows model"
+    assert told in (letter.header(h.ERROR_MESSAGE) or "")
+
+
 def test_requests_to_other_stages_are_passed_over(world: World) -> None:
     world.write(request(world.codec, "a", stage="sink"))
     world.run(ingest())

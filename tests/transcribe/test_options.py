@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from schemas import topics
 from schemas.events import CallRecorded, CallTranscribed
@@ -118,6 +119,19 @@ def test_a_language_asked_for_is_the_one_listened_for(tmp_path: Path, event: Cal
     again = handled(transcribing, event, {"engine": "stub"})
     assert not again.cached, "another language is another question"
     assert again.language != "de"
+
+
+def test_a_model_that_is_not_there_now_is_waited_for_by_its_call_alone(
+    tmp_path: Path, event: CallRecorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    transcribing = made(tmp_path)
+    with pytest.raises(NotYet, match=r"model_missing: transcribe\.model='base'"):
+        handled(transcribing, event, {"engine": "faster-whisper", "model": "base"})
+    assert handled(transcribing, event, {}, topics.RECORDED).engine.model == "live"
+    with pytest.raises(Invalid, match=r"unknown_option: .*'smal' is no Whisper model"):
+        handled(transcribing, event, {"engine": "faster-whisper", "model": "smal"})
 
 
 def test_a_wrong_option_is_refused_by_the_stage_too(tmp_path: Path, event: CallRecorded) -> None:
