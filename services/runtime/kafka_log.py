@@ -245,20 +245,30 @@ class KafkaLog:
             self._trouble = error
 
     def _place(self, consumer: Consumer) -> None:
-        """Begin at the first message kept, and only where the group has no offset."""
-        for source, offset in list(self._nowhere.items()):
-            at = _BEGINNING
-            if offset is not None and offset >= 0:
-                at = offset
-                first, end = consumer.get_watermark_offsets(
-                    KafkaPartition(*source), self._settings.request_timeout_s
-                )
+        """Begin at the first message kept, and only where the group surely has no offset."""
+        if not self._nowhere:
+            return
+        timeout_s = self._settings.request_timeout_s
+        unset = [source for source, offset in self._nowhere.items() if offset is None or offset < 0]
+        at: dict[TopicPartition, int] = {}
+        for found in consumer.committed(_partitions(unset), timeout_s) if unset else ():
+            if found.error is not None:
+                raise KafkaException(found.error)
+            source = TopicPartition(found.topic, found.partition)
+            at[source] = found.offset if found.offset >= 0 else _BEGINNING
+        for source, offset in self._nowhere.items():
+            if source not in at:
+                assert offset is not None
+                first, end = consumer.get_watermark_offsets(KafkaPartition(*source), timeout_s)
                 if not first <= offset <= end:
                     raise OffsetGone(self._group, source, offset, first, end)
-            del self._nowhere[source]
-            consumer.incremental_unassign(_partitions([source]))
-            consumer.incremental_assign([KafkaPartition(*source, at)])
-            self._paused.discard(source)
+                at[source] = offset
+        self._nowhere.clear()
+        consumer.incremental_unassign(_partitions(at))
+        consumer.incremental_assign(
+            [KafkaPartition(*source, begin) for source, begin in at.items()]
+        )
+        self._paused.difference_update(at)
 
     def _give(self, limit: int, hold: Collection[TopicPartition]) -> list[Message]:
         """Up to `limit` of what was read ahead, some of each partition."""
