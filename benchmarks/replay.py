@@ -8,7 +8,9 @@ archive; and calls per second through enrich and sink, until the warehouse shows
 Live: `callstream up` in a process of its own, on embedded parts and with the stub engine, result
 cache off; a call of two seconds is submitted when the one before is through, and its time is from
 the upload to the row in `calls` with state enriched. Rounds without and with a replay take turns;
-with one, `callstream replay` runs in a process of its own, again and again over all calls.
+with one, `callstream replay` runs in a process of its own, again and again over all calls: of enrich
+ten times as many as of transcribe. Every stage, the engine included, shares the machine's cores with
+what replays, so on few cores the figures show what threads and locks make of priorities.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from schemas.topics import REPLAY
 from services.assembly import Parts, project_root
 from services.ingest.entrances import call_ended_for
 from services.ingest.handler import upload
@@ -36,6 +39,7 @@ from services.loopback import Asks, Here, running
 from services.replay import Follower, Selection, select, store_plan
 from services.runtime.audio import decode
 from services.runtime.codec import Codec, FolderRegistry
+from services.runtime.log import TopicPartition
 from services.runtime.observe import configure_logs
 from services.runtime.sqlite_log import Database, SqliteView
 from services.serve import Running
@@ -165,9 +169,15 @@ class Live:
         )  # fmt: skip
         return str(json.loads(answer)["state"]) if answer.strip() else ""
 
-    def drained(self) -> None:
-        while any(self.parts.lags().values()):
+    def drained(self, stage: str) -> None:
+        """Wait until nothing is left to read, of replays neither."""
+        while any(self.parts.lags().values()) or self._asked(stage):
             time.sleep(0.1)
+
+    def _asked(self, stage: str) -> int:
+        read = self.parts.view.committed(self.parts.group(stage))
+        ends = self.parts.view.ends(REPLAY)
+        return sum(end - read.get(TopicPartition(REPLAY, p), 0) for p, (_, end) in ends.items())
 
     def close(self) -> None:
         self._log.close()
@@ -176,14 +186,18 @@ class Live:
 
 def live(folder: Path, stage: str, calls: int, rounds: int, count: int) -> None:
     settings = load(data_dir=folder)
+    if stage == "enrich":  # it needs no audio: these are made without passing through the suite
+        warehouse = Warehouse.open(settings.sink)
+        stored(warehouse, folder / "objects", 10 * calls)
+        warehouse.close()
     with _process("up"):
         while (there := running(settings.data_dir, 60)) is None:
             time.sleep(0.1)
         calm, busy = [], []
         work = Live(settings, there, folder)
-        for _ in range(calls):
+        for _ in range(calls if stage == "transcribe" else 1):
             work.submit()
-        work.drained()
+        work.drained(stage)
         handled = 0
         for _ in range(rounds):
             calm += [work.seconds() for _ in range(count)]
@@ -202,7 +216,7 @@ def live(folder: Path, stage: str, calls: int, rounds: int, count: int) -> None:
 
 def _beside_a_replay(work: Live, stage: str, count: int) -> tuple[list[float], int]:
     """Times of live calls while replays follow one another; how many calls were replayed."""
-    begins = {p: end for p, (_, end) in work.parts.view.ends("calls.replay").items()}
+    begins = {p: end for p, (_, end) in work.parts.view.ends(REPLAY).items()}
     group = work.parts.group(stage)
     times: list[float] = []
 
@@ -211,11 +225,11 @@ def _beside_a_replay(work: Live, stage: str, count: int) -> tuple[list[float], i
         return sum(
             max(0, at - begins[source.partition])
             for source, at in committed.items()
-            if source.topic == "calls.replay"
+            if source.topic == REPLAY
         )
 
     while len(times) < count:
-        with _process("replay", "--stage", stage, "--all", "--yes") as replaying:
+        with _process("replay", "--stage", stage, "--all", "--ahead", "100") as replaying:
             before = read()
             while read() == before and replaying.poll() is None:
                 time.sleep(0.02)
@@ -225,7 +239,7 @@ def _beside_a_replay(work: Live, stage: str, count: int) -> tuple[list[float], i
                     break  # part of it was not beside the replay
                 times.append(spent)
     handled = read()
-    work.drained()
+    work.drained(stage)
     return times, handled
 
 

@@ -1200,7 +1200,7 @@ class Follower:
     @property
     def asked(self) -> int:
         """Inputs that have been asked for."""
-        return self.tally.total - len(self._todo) - len(self.lost)
+        return self.tally.total - len(self._todo)
 
     @property
     def over(self) -> bool:

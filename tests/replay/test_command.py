@@ -18,7 +18,7 @@ from schemas.topics import ENRICHED, REPLAY
 from services.assembly import Parts
 from services.loopback import running
 from services.settings import Settings
-from tests.replay.suite import TENANT, drained, hand_in, settings_in, until
+from tests.replay.suite import TENANT, drained, hand_in, recording, settings_in, until
 
 pytestmark = [pytest.mark.clickhouse, pytest.mark.slow]
 
@@ -74,7 +74,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     made = Command(tmp_path_factory.mktemp("command"))
     up = made.start("up")
     try:
-        until(lambda: running(made.settings.data_dir) is not None, "`callstream up` is not up")
+        until(lambda: running(made.settings.data_dir, 60) is not None, "`callstream up` is not up")
         hand_in(made.parts, made.folder, range(CALLS))
         drained(made.parts)
         yield made
@@ -193,3 +193,17 @@ def test_detached_it_asks_for_everything_and_leaves(command: Command) -> None:
         return next(int(r["left"]) for r in command.listed() if r["generation"] == generation)
 
     until(lambda: left() == 0, "it does not come through")
+
+
+def test_where_nobody_runs_the_stages_the_command_does(tmp_path: Path) -> None:
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    command = Command(folder)
+    path = str(recording(folder, 0))
+    command("submit", "--wait", path)
+    alone = command("replay", "--stage", "transcribe", "--all", "--shadow")
+    assert "1 of 1 done" in alone
+    (row,) = command.listed()
+    command("replay", "promote", str(row["generation"]))
+    assert command.listed()[0]["shown"] == "promoted"
+    command.parts.close()

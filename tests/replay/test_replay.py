@@ -268,6 +268,33 @@ def _march(day: int) -> Any:
     return moment(f"2026-03-{day:02}")
 
 
+def test_what_the_sink_has_not_stored_yet_is_taken_from_the_log(tmp_path: Path) -> None:
+    with parts_of(settings_in(tmp_path)) as parts:
+        with at_work(parts) as running:
+            hand_in(parts, tmp_path, range(2))
+            drained(parts, running)
+        with at_work(parts, ("ingest", "transcribe", "enrich")) as running:
+            hand_in(parts, tmp_path, range(2, 4))
+            until(lambda: _read_by_all_but_the_sink(parts), "the stages are not through", running)
+
+        def chosen(stage: str, source: str, **criteria: Any) -> list[str]:
+            return sorted({each.call for each in selected(parts, stage, source, **criteria).inputs})
+
+        for stage in ("ingest", "transcribe", "enrich", "sink"):
+            assert chosen(stage, "archive") == ["call-0", "call-1"]
+            assert chosen(stage, "auto") == ["call-0", "call-1", "call-2", "call-3"]
+            assert chosen(stage, "auto", queue="billing") == ["call-1", "call-3"]
+        found = selected(parts, "enrich", where="1")
+        assert [each.call for each in found.inputs] == ["call-0", "call-1"]
+        assert any("--where cannot see them" in why for why in found.left_out)
+        with at_work(parts):
+            replayed(parts, "enrich")
+
+
+def _read_by_all_but_the_sink(parts: Any) -> bool:
+    return not any(lag for (stage, _), lag in parts.lags().items() if stage != "sink")
+
+
 def test_a_replay_goes_on_where_it_was_stopped(through: Through) -> None:
     parts = through.parts
     plan = planned(parts, "enrich", selected(parts, "enrich"))
