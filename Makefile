@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench hostile clean stack-up stack-down stack-status help
+.PHONY: demo test check bench hostile clean stack-up stack-down stack-status chaos outage help
 
 help:
 	@echo "make demo    ten sample calls through the whole path, on this machine, nothing before it"
@@ -12,6 +12,8 @@ help:
 	@echo "make bench   the figures of docs/benchmarks.md"
 	@echo "make stack-up, stack-status, stack-down   Kafka, S3, ClickHouse and a schema registry on this machine"
 	@echo "make hostile AUDIO=10000 AVRO=1000000   mutated recordings and messages; SEED repeats one"
+	@echo "make chaos   kills, pauses and broken links while calls pass: CALLS=500 KILLS=10 SEED="
+	@echo "make outage  one dependency down for SECONDS=600: DEPENDENCY=broker, s3 or clickhouse"
 	@echo "make clean   remove the environment, caches and the demo's data"
 
 demo: $(VENV)/.core
@@ -31,6 +33,12 @@ bench: $(VENV)/.dev
 
 stack-up stack-down stack-status: $(VENV)/.dev
 	@$(BIN)/python -m stack $(@:stack-%=%)
+
+chaos: $(VENV)/.dev
+	@$(BIN)/python -m tests.chaos --calls $(or $(CALLS),500) --kills $(or $(KILLS),10) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
+
+outage: $(VENV)/.dev
+	@for it in $(or $(DEPENDENCY),broker s3 clickhouse); do $(BIN)/python -m tests.chaos.outage --dependency $$it --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) || exit 1; done
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

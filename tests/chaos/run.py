@@ -14,7 +14,7 @@ from pathlib import Path
 
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Transient
-from services.sink.warehouse import Warehouse
+from services.sink.warehouse import Warehouse, migrations
 from tests.chaos.calls import Call, calls, pool, start_of
 from tests.chaos.checker import (
     Found,
@@ -185,7 +185,7 @@ def _run(
     for key, data in recordings.objects.items():
         suite.objects.put(key, data)
     suite.start()
-    _await_tables(suite, deadline)
+    await_tables(suite, deadline)
     say("the suite is up")
     progress = Progress(suite.warehouse())
     now = start_of(datetime.now(UTC))
@@ -228,7 +228,7 @@ def _run(
         driver.stop()
     else:
         driver.finish()
-    settled = not verdict.violations and not late and _settle(suite, platform, deadline)
+    settled = not verdict.violations and not late and settle(suite, platform.known, deadline)
     reader.stop()
     suite.note_memory()
     verdict.faults = Counter(f"{fault.kind} {fault.target}" for fault in driver.struck)
@@ -277,12 +277,15 @@ def check(suite: Suite, codec: Codec, known: Sequence[Call]) -> tuple[Found, lis
     return found, wrong
 
 
-def _await_tables(suite: Suite, deadline: float) -> None:
-    """Return once the sink has made the tables."""
+def await_tables(suite: Suite, deadline: float) -> None:
+    """Return once the sink has made all tables and views."""
+    wanted = len(migrations())
     while True:
         try:
-            suite.warehouse().query("SELECT count() FROM calls")
-            return
+            asked = "SELECT uniqExact(number) FROM migrations"
+            if suite.warehouse().query(asked).rows[0][0] == wanted:
+                return
+            raise LookupError("some migrations are missing")
         except Exception:
             if ended := suite.ended():
                 raise RuntimeError(f"{ended}\n{suite.tails(30)}") from None
@@ -291,11 +294,11 @@ def _await_tables(suite: Suite, deadline: float) -> None:
             time.sleep(0.2)
 
 
-def _settle(suite: Suite, platform: Platform, deadline: float) -> bool:
+def settle(suite: Suite, known: Sequence[Call], deadline: float) -> bool:
     """Wait until every stage has committed all there is and nothing waits; whether that came."""
     view, warehouse = suite.view, suite.warehouse()
     groups = {name: f"callstream.{name}" for name in STAGES}
-    dead = sum(call.expected.dead_reason is not None for call in platform.known)
+    dead = sum(call.expected.dead_reason is not None for call in known)
     letters = 0
     while time.monotonic() < deadline:
         try:
