@@ -24,10 +24,11 @@ class MissingObject(LookupError):
 class Objects(Protocol):
     """A store of immutable objects. Thread-safe.
 
-    Keys are '/'-separated printable ASCII, without '.' or '..' parts; no key is ever the folder of
-    another. Every method raises `Transient` when the store does not answer or does not let us,
-    and Invalid (`object_key`) for what is no key. A written object is durable and whole on return,
-    and never seen in part; writing the same key again is harmless.
+    Keys are '/'-separated printable ASCII, without '.' or '..' parts, of at most 1,024 characters
+    and 255 a part; no key is ever the folder of another. Every method raises `Transient` when the
+    store does not answer or does not let us, and Invalid (`object_key`) for what is no key. A
+    written object is durable and whole on return, and never seen in part; writing the same key
+    again is harmless.
     """
 
     def put(self, key: str, data: bytes) -> None: ...
@@ -50,10 +51,21 @@ class Objects(Protocol):
         """Keys that start with `prefix`, sorted."""
 
 
+_LONGEST_KEY = 1_024
+_LONGEST_PART = 255
+
+
 def _checked(key: str) -> str:
     parts = key.split("/")
     if not key or not key.isascii() or not key.isprintable() or {"", ".", ".."} & set(parts):
-        raise Invalid("object_key", f"{key!r} is no object key")
+        raise Invalid("object_key", f"{key[:_LONGEST_KEY]!r} is no object key")
+    # S3's limit, and that of a file's name: beyond them a store seems to be down.
+    if len(key) > _LONGEST_KEY or max(map(len, parts)) > _LONGEST_PART:
+        raise Invalid(
+            "object_key",
+            f"{key[:_LONGEST_PART]!r}... has {len(key)} characters; at most {_LONGEST_KEY}, and "
+            f"{_LONGEST_PART} a part, are a key",
+        )
     return key
 
 

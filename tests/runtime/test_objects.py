@@ -143,7 +143,11 @@ def test_a_file_that_is_not_there_cannot_be_put(objects: Objects, tmp_path: Path
     assert not objects.exists("key")
 
 
-@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/./b", "ä", "a\nb"])
+@pytest.mark.parametrize(
+    "key",
+    ["", "/a", "a/", "a//b", "../a", "a/./b", "ä", "a\nb", "a" * 256, "a/" + "b" * 256 + "/c",
+     "/".join("a" * 200 for _ in range(6))],
+)  # fmt: skip
 def test_what_is_no_key(objects: Objects, tmp_path: Path, key: str) -> None:
     asks: list[Callable[[], object]] = [
         lambda: objects.put(key, b"x"),
