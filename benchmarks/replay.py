@@ -8,9 +8,9 @@ archive; and calls per second through enrich and sink, until the warehouse shows
 Live: `callstream up` in a process of its own, on embedded parts and with the stub engine, result
 cache off; a call of two seconds is submitted when the one before is through, and its time is from
 the upload to the row in `calls` with state enriched. Rounds without and with a replay take turns;
-with one, `callstream replay` runs in a process of its own, again and again over all calls: of enrich
-ten times as many as of transcribe. Every stage, the engine included, shares the machine's cores with
-what replays, so on few cores the figures show what threads and locks make of priorities.
+with one, `callstream replay` runs in a process of its own, again and again over all calls: of
+enrich ten times as many as of transcribe. Every stage shares the machine's cores with what
+replays, so on few cores the figures show what threads and locks make of priorities.
 """
 
 from __future__ import annotations
@@ -199,10 +199,16 @@ def live(folder: Path, stage: str, calls: int, rounds: int, count: int) -> None:
             work.submit()
         work.drained(stage)
         handled = 0
-        for _ in range(rounds):
-            calm += [work.seconds() for _ in range(count)]
-            times, done = _beside_a_replay(work, stage, count)
-            busy += times
+        for number in range(rounds):
+            alone = [work.seconds() for _ in range(count)]
+            beside, done = _beside_a_replay(work, stage, count)
+            print(
+                f"  round {number + 1}: median {statistics.median(alone):.3f} s without, "
+                f"{statistics.median(beside):.3f} s with; {done:,} calls replayed",
+                flush=True,
+            )
+            calm += alone
+            busy += beside
             handled += done
         work.close()
     ratios = statistics.median(busy) / statistics.median(calm), _p95(busy) / _p95(calm)

@@ -981,19 +981,19 @@ def publish(
             side_effects=plan.side_effects,
             input=original,
         )
-        records.append(
-            codec.encode(
-                request,
-                id=request_id(plan, each),
-                source="/callstream/replay",
-                time=now,
-                generation=plan.generation,
-                causation_id=each.event_id,
-                traceparent=_trace(original),
-                shadow=plan.shadow,
-                side_effects=plan.side_effects,
-            )
+        record = codec.encode(
+            request,
+            id=request_id(plan, each),
+            source="/callstream/replay",
+            time=now,
+            generation=plan.generation,
+            causation_id=each.event_id,
+            traceparent=_trace(original),
+            shadow=plan.shadow,
+            side_effects=plan.side_effects,
         )
+        to = (h.REPLAY_STAGE, plan.stage.encode())
+        records.append(replace(record, headers=(*record.headers, to)))
         if letter is not None and not plan.shadow:
             records.append(settled(letter, "replayed", round(now.timestamp() * 1000)))
     if records:

@@ -35,6 +35,9 @@ DEAD_AT_MS = "callstream.failed_ms"
 DEAD_ACTION = "callstream.dead.action"
 DEAD_OF = "callstream.dead.of"
 
+# Which stage a request to replay is to, so that the others need not look into it.
+REPLAY_STAGE = "callstream.replay.stage"
+
 # Retries.
 RETRY_STAGE = "callstream.retry.stage"
 RETRY_REASON = "callstream.retry.reason"

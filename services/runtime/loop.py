@@ -282,7 +282,12 @@ class _Loop:
         return max(0.0, wait_s)
 
     def _is_others(self, message: Message) -> bool:
-        """Whether a retry tier's message belongs to another stage."""
+        """Whether a retry tier's message belongs to another stage, or a request to replay says so.
+
+        What a request does not say on the outside is found inside, by a worker.
+        """
+        if is_replay(self._stage, message):
+            return message.header(h.REPLAY_STAGE) not in (None, self._stage.name)
         return from_tier(self._stage, message) and message.header(h.RETRY_STAGE) != self._stage.name
 
     def _forget_lost(self) -> None:

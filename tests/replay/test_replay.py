@@ -311,6 +311,8 @@ def test_a_replay_goes_on_where_it_was_stopped(through: Through) -> None:
     assert third.asked == CALLS
     requests = [message.header("ce_id") for message in parts.view.scan(REPLAY)]
     assert len(requests) == len(set(requests)) == CALLS
+    told = {message.header("callstream.replay.stage") for message in parts.view.scan(REPLAY)}
+    assert told == {"enrich"}, "the other stages pass over them without looking inside"
     assert tally(plan, Here(parts.warehouse)).left == 0
 
 
