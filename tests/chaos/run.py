@@ -221,6 +221,8 @@ def _run(
                 f"{platform.enrichable} in the tables  {(done - said) / (now_s - said_at):5.1f}/s  "
                 f"{len(driver.struck)} faults, {driver.kills} kills  {memory} MB"
             )
+            if done == said:
+                say(f"         behind: {suite.behind()}")
             said_at, said = now_s, done
     verdict.passing_s = time.monotonic() - passing
     if platform.failure is not None or late or verdict.violations:
@@ -244,6 +246,10 @@ def _run(
             f"{progress.enriched()} of {platform.enrichable} in the tables"
         )
         say(suite.tails())
+    if not settled:
+        # At rest, what is missing is what did not come through; else it is what was under way.
+        for stage in suite.stages.values():
+            stage.kill()
     if not suite.ended():
         say("checking")
         found, wrong = check(suite, codec, platform.known)

@@ -15,6 +15,7 @@ from types import TracebackType
 
 from schemas.topics import TOPICS
 from services.assembly import Parts, project_root
+from services.runtime.errors import Transient
 from services.runtime.kafka_view import KafkaView
 from services.runtime.objects import S3Objects
 from services.settings import PREFIX, Settings, load
@@ -296,6 +297,16 @@ class Suite:
             now[name], peak = _memory_kib(pid)
             self.peaks[name] = max(peak, self.peaks.get(name, 0))
         return now
+
+    def behind(self) -> dict[str, int]:
+        """What each stage has not finished of its sources; markers of transactions count too."""
+        behind = dict.fromkeys(STAGES, 0)
+        try:
+            for (stage, _), lag in self.parts.lags().items():
+                behind[stage] += lag
+        except Transient:
+            return {}
+        return behind
 
     def ended(self) -> list[str]:
         """Stages that have ended by themselves."""
