@@ -6,6 +6,8 @@ import fcntl
 import hashlib
 import queue
 import re
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,11 @@ from urllib.parse import urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
+from clickhouse_connect.driver.exceptions import (
+    ClickHouseError,
+    DatabaseError,
+    OperationalError,
+)
 
 from services.runtime.errors import Transient
 from services.sink.settings import SinkSettings
@@ -61,6 +67,10 @@ INSERT_SETTINGS: Mapping[str, int] = {
     "input_format_parallel_parsing": 0,
 }
 
+_TABLE_ALREADY_EXISTS = 57
+# After this whoever migrates is taken for dead.
+_LONGEST_MIGRATION_S = 120
+_MIGRATING = threading.Lock()
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _SELECT = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
@@ -256,8 +266,9 @@ class Warehouse:
         """Apply what has not been applied, in order; the names of what was.
 
         Each migration is recorded with its checksum; ChangedMigration names one that was edited
-        after it had been applied. Two processes may do this at the same time: every statement
-        may be run twice.
+        after it had been applied. Of several that call this at the same time one applies and the
+        others wait for it. What a crash interrupts is applied from its beginning by the next:
+        every statement may be run twice.
         """
         known = migrations(folder)
         self.command(
@@ -265,27 +276,61 @@ class Warehouse:
             "(number UInt32, name String, checksum String, applied_at DateTime DEFAULT now()) "
             "ENGINE = ReplacingMergeTree ORDER BY number"
         )
+        if not self._pending(known):
+            return []
+        # An older view put back over a newer one, even for a moment, would fail its readers.
+        with self._migrating():
+            pending = self._pending(known)
+            for migration in pending:
+                for statement in migration.statements:
+                    self.command(statement)
+                self.command(
+                    "INSERT INTO migrations (number, name, checksum) VALUES "
+                    f"({migration.number}, '{migration.name}', '{migration.checksum}')"
+                )
+        return [migration.name for migration in pending]
+
+    def _pending(self, known: Sequence[Migration]) -> list[Migration]:
         checksums = self.query(
             "SELECT number, argMin(checksum, applied_at) FROM migrations GROUP BY number"
         )
         applied: dict[int, str] = dict(checksums.rows)
-        done = []
         for migration in known:
-            if migration.number in applied:
-                if applied[migration.number] != migration.checksum:
-                    raise ChangedMigration(
-                        f"migration {migration.number:04d}_{migration.name} was changed after it "
-                        "had been applied; put it back and write a new one"
-                    )
-                continue
-            for statement in migration.statements:
-                self.command(statement)
-            self.command(
-                "INSERT INTO migrations (number, name, checksum) VALUES "
-                f"({migration.number}, '{migration.name}', '{migration.checksum}')"
-            )
-            done.append(migration.name)
-        return done
+            if applied.get(migration.number, migration.checksum) != migration.checksum:
+                raise ChangedMigration(
+                    f"migration {migration.number:04d}_{migration.name} was changed after it "
+                    "had been applied; put it back and write a new one"
+                )
+        return [migration for migration in known if migration.number not in applied]
+
+    @contextmanager
+    def _migrating(self) -> Iterator[None]:
+        """One at a time: threads of this process, which has the embedded engine to itself; on a
+        server by a table, which only one can make. Whoever dies with it is given up after a while.
+        """
+        if self._settings.url is None:
+            with _MIGRATING:
+                yield
+            return
+        while True:
+            try:
+                self.command("CREATE TABLE migrating (at DateTime) ENGINE = Log")
+                break
+            except DatabaseError as error:
+                if error.code != _TABLE_ALREADY_EXISTS:
+                    raise
+            held = self.query(
+                "SELECT now() - metadata_modification_time FROM system.tables "
+                "WHERE database = currentDatabase() AND name = 'migrating'"
+            ).rows
+            if held and held[0][0] > _LONGEST_MIGRATION_S:
+                self.command("DROP TABLE IF EXISTS migrating SYNC")
+            else:
+                time.sleep(0.2)
+        try:
+            yield
+        finally:
+            self.command("DROP TABLE IF EXISTS migrating SYNC")
 
 
 def _held_elsewhere(path: Path) -> bool:

@@ -6,12 +6,14 @@ What only a real server shows (replication, users, a cluster that is down) is no
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from services.sink.handler import stage
 from services.sink.settings import SinkSettings
-from services.sink.warehouse import Warehouse
+from services.sink.warehouse import Warehouse, migrations
 from stack.clickhouse import ClickHouse
 from tests.sink.messages import every_example
 
@@ -22,6 +24,38 @@ pytestmark = pytest.mark.clickhouse
 def server() -> Iterator[str]:
     with ClickHouse() as clickhouse:
         yield clickhouse.url
+
+
+def test_several_that_migrate_a_server_at_once_agree(server: str) -> None:
+    def opened(_: int) -> Warehouse:
+        return Warehouse.open(SinkSettings(url=server, database="several"))
+
+    with ThreadPoolExecutor(3) as pool:
+        warehouses = list(pool.map(opened, range(3)))
+    try:
+        for warehouse in warehouses:
+            assert warehouse.migrate() == []
+            assert warehouse.query("SELECT count() FROM calls").rows == [(0,)]
+        applied = warehouses[0].query("SELECT count() FROM migrations")
+        assert applied.rows[0][0] == len(migrations())
+        found = warehouses[0].query("EXISTS TABLE migrating")
+        assert found.rows[0][0] == 0
+    finally:
+        for warehouse in warehouses:
+            warehouse.close()
+
+
+def test_who_died_while_migrating_is_given_up(
+    server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    warehouse = Warehouse.open(SinkSettings(url=server, database="died"))
+    warehouse.command("CREATE TABLE migrating (at DateTime) ENGINE = Log")
+    monkeypatch.setattr("services.sink.warehouse._LONGEST_MIGRATION_S", 1)
+    (tmp_path / "9000_more.sql").write_text("CREATE TABLE IF NOT EXISTS more (a Int8) ENGINE = Log")
+    try:
+        assert warehouse.migrate(tmp_path) == ["more"]
+    finally:
+        warehouse.close()
 
 
 def test_the_sink_fills_a_server_as_it_fills_the_embedded_engine(server: str) -> None:
