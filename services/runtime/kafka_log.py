@@ -59,6 +59,8 @@ _OUTAGES = frozenset({KafkaError._ALL_BROKERS_DOWN, *REFUSALS})
 # There is no offset to begin at, or none that is in the log.
 _NOWHERE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION})
 _BEGINNING = -2
+# Of several brokers one may not have heard yet of a topic that another has made.
+_METADATA_S = 3.0
 # consume() does not let go for signals while it waits.
 _SLICE_S = 0.25
 # Read ahead of one partition before it is paused; of all together; what the client itself keeps.
@@ -515,10 +517,17 @@ class KafkaLog:
     def _require(self, topics: Collection[str]) -> None:
         if self._topics.issuperset(topics):
             return
+        deadline = time.monotonic() + _METADATA_S
         with self._connection.answered():
-            self._topics = set(self._connection.topics(self._connection.admin()))
-        if missing := set(topics) - self._topics:
-            raise NoSuchTopic(missing)
+            admin = self._connection.admin()
+            while True:
+                self._topics = set(self._connection.topics(admin))
+                missing = set(topics) - self._topics
+                if not missing:
+                    return
+                if time.monotonic() > deadline:
+                    raise NoSuchTopic(missing)
+                time.sleep(0.1)
 
     # Statistics
 
