@@ -30,6 +30,7 @@ from services.runtime.observe import Kind, Observer
 from services.runtime.process import (
     dead_letter,
     from_tier,
+    is_made_by_replay,
     is_replay,
     process,
     retry,
@@ -237,6 +238,10 @@ class _Loop:
         for message in messages:
             work = _Work(message, now, replay=is_replay(self._stage, message))
             self._held.setdefault(message.source, deque()).append(work)
+            every_s = self._policy.replay_gather_s
+            if every_s and is_made_by_replay(self._stage, message):
+                # All that comes until the next tick is ready then, as one.
+                work.ready_at = (now // every_s + 1) * every_s
             if self._is_others(message):
                 work.records = []
             elif from_tier(self._stage, message):

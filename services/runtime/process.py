@@ -48,6 +48,14 @@ def is_replay(stage: Stage, message: Message) -> bool:
     return message.topic == REPLAY and REPLAY not in stage.sources
 
 
+def is_made_by_replay(stage: Stage, message: Message) -> bool:
+    """Whether a stage that reads requests to replay as a topic is given what a replay makes.
+
+    For such a stage it is gathered: live calls then seldom find it at work on a replay.
+    """
+    return REPLAY in stage.sources and (whole_number(message, h.GENERATION) or 0) > 0
+
+
 def process(
     stage: Stage,
     codec: Codec,

@@ -56,6 +56,12 @@ class Policy(BaseModel):
         "it is committed. A commit costs the same whatever it holds.",
     )
 
+    replay_gather_s: float = Field(
+        2.0,
+        ge=0,
+        description="How often the sink stores what replays make; live calls go in between.",
+    )
+
     @field_validator("tier_delays_s")
     @classmethod
     def _one_per_tier(cls, delays: tuple[float, ...]) -> tuple[float, ...]:

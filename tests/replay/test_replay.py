@@ -407,3 +407,26 @@ def test_every_view_there_is_was_looked_at(through: Through) -> None:
     }
     assert set(views(through.parts)) == made
     assert {*checksums(through.parts), "shadow_generations"} == made
+
+
+def test_what_replays_make_is_stored_together_and_live_calls_at_once(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    loop = settings.loop.model_copy(update={"replay_gather_s": 3600.0})
+    with parts_of(settings.model_copy(update={"loop": loop})) as parts, at_work(parts) as running:
+        hand_in(parts, tmp_path, range(1))
+        drained(parts, running)
+        plan = planned(parts, "enrich", selected(parts, "enrich"))
+        log = parts.log()
+        Follower(plan, log, parts.view, parts.codec, Here(parts.warehouse)).publish()
+        log.close()
+        until(lambda: _read_by_all_but_the_sink(parts), "it is not enriched again", running)
+        hand_in(parts, tmp_path, range(1, 2))
+        until(
+            lambda: count(parts, "SELECT count() FROM calls WHERE state = 'enriched'") == 2,
+            "the live call waits for the replay",
+            running,
+        )
+        assert count(parts, "SELECT max(generation) FROM calls_enriched") == 0
+    with parts_of(settings) as parts, at_work(parts) as running:
+        drained(parts, running)
+        assert count(parts, "SELECT max(generation) FROM calls_enriched") == plan.generation
