@@ -250,14 +250,21 @@ class Phase:
 
 
 PHASES = (
+    # An engine takes a second to open: there is one kill between two steps.
     Phase("drop folder", _drop, _fill_inbox, repeats=True),
     Phase("ingest", _stage("ingest"), _publish),
     Phase("ingest again", _stage("ingest", tiers=True, ahead_s=LATER_S), _mend),
     Phase("transcribe", _stage("transcribe", tiers=True, ahead_s=LATER_S)),
     Phase("enrich", _stage("enrich", tiers=True, ahead_s=LATER_S)),
     Phase("sink start", _open, tables=True, only_after=True),
-    Phase("sink", _stage("sink", tiers=True, ahead_s=LATER_S), tables=True),
-    Phase("sink erases", _stage("sink", tiers=True, ahead_s=LATER_S), _erase, tables=True),
+    Phase("sink", _stage("sink", tiers=True, ahead_s=LATER_S), tables=True, only_after=True),
+    Phase(
+        "sink erases",
+        _stage("sink", tiers=True, ahead_s=LATER_S),
+        _erase,
+        tables=True,
+        only_after=True,
+    ),
 )
 
 
@@ -354,7 +361,8 @@ def _tables(warehouse: Warehouse, dropped: Collection[str]) -> dict[str, list[st
         left_out = {*dropped, *(["applied_at"] if name == "migrations" else [])}
         found[f"{'table' if final else 'view'} {name}"] = sorted(
             json.dumps({k: v for k, v in json.loads(line).items() if k not in left_out})
-            for line in rows.decode("utf-8", "surrogateescape").splitlines()
+            for line in rows.decode("utf-8", "surrogateescape").split("\n")
+            if line
         )
     return found
 

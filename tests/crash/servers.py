@@ -38,6 +38,8 @@ from tests.crash.scenario import CountedParts
 _BROKER = {
     "group.min.session.timeout.ms": "500",
     "group.initial.rebalance.delay.ms": "0",
+    # What waited in a tier was handled by a clock that is ahead.
+    "log.message.timestamp.after.max.ms": "86400000",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "200",
 }
 _SESSION_S = 2.0
