@@ -219,14 +219,17 @@ class Warehouse:
             names, types = self._types[table]
             if list(names) != list(columns):
                 raise ValueError(f"{table} was inserted with columns {names}, now with {columns}")
-            client.insert(
+            context = client.create_insert_context(
                 table,
-                data,
-                column_names=names,
+                names,
                 column_types=types,
                 column_oriented=True,
                 settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
             )
+            # Beyond 2 MB the driver sends several blocks; under one token the second is a repeat.
+            context.req_block_size = len(data[0])
+            context.data = data
+            client.insert(context=context)
 
     def query(
         self,

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.sink.handler import stage
+from services.sink.rows import EARLIEST_MS, TABLES
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Warehouse, migrations
 from stack.clickhouse import ClickHouse
@@ -73,3 +75,24 @@ def test_the_sink_fills_a_server_as_it_fills_the_embedded_engine(server: str) ->
         assert shown.tzinfo is not None
     finally:
         warehouse.close()
+
+
+def test_an_insert_of_many_megabytes_is_whole(server: str, warehouse: Warehouse) -> None:
+    """The driver parts what is larger than two megabytes, unless it is told."""
+    remote = Warehouse.open(SinkSettings(url=server, database="large"))
+    columns = TABLES["renewals"]
+    times = [EARLIEST_MS] * 900
+    data: list[list[Any]] = [
+        ["acme"] * 900,
+        ["x" * 10_000] * 900,
+        [f"event-{n}" for n in range(900)],
+        times,
+    ]
+    try:
+        for target in (remote, warehouse):
+            for _ in range(2):
+                target.insert("renewals", columns, data, "token")
+            found = target.query("SELECT count(), uniqExact(event_id) FROM renewals")
+            assert found.rows == [(900, 900)]
+    finally:
+        remote.close()
