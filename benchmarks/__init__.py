@@ -1,0 +1,1 @@
+"""What the figures of docs/benchmarks.md are printed by; each module is a command."""
