@@ -278,7 +278,8 @@ def _resampled(path: Path, rate: int, container: str | None) -> Iterator[Samples
     def planar(frames: list[av.AudioFrame]) -> Iterator[Samples]:
         for frame in frames:
             if frame.samples:
-                packed = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+                samples = frame.to_ndarray().astype(np.float32, copy=False)
+                packed = samples.reshape(-1, frame.layout.nb_channels)
                 piece = np.ascontiguousarray(packed.T)
                 if len(piece) < channels:
                     piece = np.concatenate([piece, np.repeat(piece[-1:], channels - len(piece), 0)])
