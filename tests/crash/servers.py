@@ -67,7 +67,7 @@ def running() -> Iterator[Addresses]:
     try:
         told = json.loads(keeper.stdout.readline() or b'{"absent": "it ended at once"}')
         if "absent" in told:
-            raise RuntimeError(told["absent"])
+            raise RuntimeError(f"no servers: {told['absent']}")
         yield Addresses(**told)
     finally:
         keeper.stdin.close()
