@@ -150,19 +150,32 @@ class KafkaView:
             for number in range(count)
         ]
 
-        def asked(admin: AdminClient) -> list[KafkaPartition]:
-            answers = admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group, parts)],
-                require_stable=True,
-                request_timeout=self._settings.request_timeout_s,
-            )
-            found = answers[group].result().topic_partitions or []
+        if not parts:
+            return {}
+        # A consumer that joins nothing asks: of what the admin client sends to a coordinator, some
+        # answers end the process (librdkafka issues 5040 and 4605: a coordinator that has moved, a
+        # connection that breaks).
+        reader = Consumer(
+            {
+                **self._connection.config(),
+                "group.id": group,
+                "enable.auto.commit": False,
+                # Offsets of a transaction that is just being ended are waited for.
+                "isolation.level": "read_committed",
+            }
+        )
+
+        def asked(_: AdminClient) -> list[KafkaPartition]:
+            found = reader.committed(parts, self._settings.request_timeout_s)
             for partition in found:
                 if partition.error is not None:
                     raise KafkaException(partition.error)
             return found
 
-        found = self._ask(asked) if parts else []
+        try:
+            found = self._ask(asked)
+        finally:
+            reader.close()
         return {TopicPartition(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
     def rewind(self, group: str) -> dict[TopicPartition, tuple[int, int]]:

@@ -7,10 +7,13 @@ knows, see `test_a_commit_in_doubt_is_settled_by_the_offsets`.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -238,3 +241,52 @@ def test_what_was_done_for_a_partition_that_was_lost_is_discarded(
                 stalled.commit(copies(mine, target), after(mine))
             other.commit(copies(taken, target), after(taken))
     until(lambda: written(stalling, target) == numbers(6))
+
+
+_ASKER = """
+import sys, threading
+from services.runtime.errors import Transient
+from services.runtime.kafka_client import KafkaSettings
+from services.runtime.kafka_view import KafkaView
+settings, group = sys.argv[1:]
+def ask():
+    view = KafkaView(KafkaSettings.model_validate_json(settings))
+    while True:
+        try:
+            view.committed(group)
+        except Transient:
+            print("refused", flush=True)
+        else:
+            print("answered", flush=True)
+for _ in range(4):
+    threading.Thread(target=ask).start()
+"""
+
+
+def test_who_asks_for_offsets_outlives_the_crashes_of_a_coordinator(broker: Broker) -> None:
+    """Until it has read its groups, a broker that comes back is no coordinator."""
+    settings = settings_for(broker, request_timeout_s=1.0)
+    group, source, target = topics(settings, 5)
+    with closing(KafkaLog(settings, group, [source])) as log:
+        got = take(log, 5)
+        log.commit(copies(got, target), after(got))
+    said: list[str] = []
+    with subprocess.Popen(
+        [sys.executable, "-c", _ASKER, settings.model_dump_json(), group],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as asker:
+        reader = threading.Thread(target=lambda: said.extend(asker.stdout or ()))
+        reader.start()
+        try:
+            for _ in range(3):
+                until(lambda: said[-1:] == ["answered\n"] or asker.poll() is not None)
+                broker.kill()
+                broker.start()
+            known = len(said)
+            until(lambda: "answered\n" in said[known:] or asker.poll() is not None)
+            assert asker.poll() is None
+        finally:
+            asker.kill()
+            reader.join()
