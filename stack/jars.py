@@ -103,6 +103,8 @@ class Artifacts:
             *(maven, "-q", "-B", "-ntp", "-Dstyle.color=never", "-f", str(self.pom)),
             f"dependency:{self.goal}",
             *("-DincludeScope=runtime", f"-DoutputDirectory={target}"),
+            # Maven's notes of what it has unpacked are of no use beside the cache.
+            f"-Dcallstream.build={target / 'build'}",
         ]
         try:
             done = subprocess.run(

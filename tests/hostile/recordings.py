@@ -160,7 +160,7 @@ def _truncate(data: bytearray, chance: random.Random) -> bytes:
 
 
 def _behead(data: bytearray, chance: random.Random) -> bytes:
-    return bytes(data[chance.randrange(min(len(data) - 1, 4096)) + 1 :])
+    return bytes(data[chance.randrange(max(1, min(len(data) - 1, 4096))) + 1 :] or data)
 
 
 def _extreme_fields(data: bytearray, chance: random.Random) -> bytes:

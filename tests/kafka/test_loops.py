@@ -78,8 +78,8 @@ def test_one_message_worked_on_for_longer_than_the_poll_interval_costs_no_rebala
 def test_each_call_is_copied_once_while_members_come_and_go(
     broker: Broker, protocol: Protocol
 ) -> None:
-    count = int(os.environ.get("CALLSTREAM_TEST_CALLS", "600"))
-    changes = int(os.environ.get("CALLSTREAM_TEST_CHANGES", "6"))
+    count = int(os.environ.get("CALLSTREAM_TEST_CALLS", "1000"))
+    changes = int(os.environ.get("CALLSTREAM_TEST_CHANGES", "10"))
     seed = int(os.environ.get("CALLSTREAM_TEST_SEED", "11"))
     print(f"CALLSTREAM_TEST_SEED={seed}")
     chance = random.Random(seed)
@@ -150,8 +150,8 @@ def test_calls_that_wait_keep_their_time_and_hold_up_nobody(broker: Broker) -> N
     late = Late()
     stage = stage_of(each(late))
     stages.begin(stage)
-    delay_s = 12.0
-    policy = Policy(**(POLICY.model_dump() | {"tier_delays_s": (delay_s, 30.0, 60.0)}))
+    delay_s = 30.0
+    policy = Policy(**(POLICY.model_dump() | {"tier_delays_s": (delay_s, 60.0, 90.0)}))
     with stages.running(stage, policy):
         stages.send(*(f"late-{number}" for number in range(6)))
         until(lambda: len(waiting(stages)) == 6)

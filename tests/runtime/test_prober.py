@@ -62,7 +62,7 @@ def test_it_says_what_probe_says(prober: Prober, tmp_path: Path) -> None:
 
 
 def test_each_file_has_bounds_of_its_own(prober: Prober, tmp_path: Path) -> None:
-    long = silence(tmp_path / "long.opus", 3)
+    long = silence(tmp_path / "long.opus", 8)
     short = encoded(tmp_path / "call.flac", "flac", 8000, 1)
     with ThreadPoolExecutor(4) as several:
         timed = several.submit(prober, long, AudioLimits(cpu_s=1))
