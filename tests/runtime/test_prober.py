@@ -64,9 +64,13 @@ def test_it_says_what_probe_says(prober: Prober, tmp_path: Path) -> None:
 def test_each_file_has_bounds_of_its_own(prober: Prober, tmp_path: Path) -> None:
     long = silence(tmp_path / "long.opus", 8)
     short = encoded(tmp_path / "call.flac", "flac", 8000, 1)
+    data = short.read_bytes()
+    large = tmp_path / "large.flac"
+    picture = b"\x06" + (15_000_000).to_bytes(3, "big") + bytes(15_000_000)
+    large.write_bytes(data[:42] + picture + data[42:])
     with ThreadPoolExecutor(4) as several:
         timed = several.submit(prober, long, AudioLimits(cpu_s=1))
-        small = several.submit(prober, short, AudioLimits(memory_bytes=1))
+        small = several.submit(prober, large, AudioLimits(memory_bytes=1))
         fine = [several.submit(prober, short, LIMITS) for _ in range(20)]
         assert {each.result().duration_ms for each in fine} == {1000}
         for answer, reason in ((timed, "probe_timeout"), (small, "decoder_memory")):
