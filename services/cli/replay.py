@@ -46,6 +46,8 @@ _WHY = 3
 StageName = StrEnum("StageName", {name: name for name in r.STAGES})  # type: ignore[misc]
 Tenant = Annotated[str | None, typer.Option(help="Whose calls; default: the setting `tenant`.")]
 Generation = Annotated[int, typer.Argument(help="As `replay list` names it.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Ask for everything at once and leave.")]
+Ahead = Annotated[int, typer.Option(min=1, help="Most requests ahead of what is through.")]
 
 
 class From(StrEnum):
@@ -105,12 +107,8 @@ def replay(
         bool, typer.Option("--dry-run", help="Say what it comes to, and do nothing.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Ask for everything at once and leave.")
-    ] = False,
-    ahead: Annotated[
-        int, typer.Option(min=1, help="Most requests ahead of what is through.")
-    ] = r.AHEAD,
+    detach: Detach = False,
+    ahead: Ahead = r.AHEAD,
 ) -> None:
     """Run a stage again over calls of the past.
 
@@ -174,12 +172,8 @@ def replay(
 def resume(
     generation: Generation,
     tenant: Tenant = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Ask for everything at once and leave.")
-    ] = False,
-    ahead: Annotated[
-        int, typer.Option(min=1, help="Most requests ahead of what is through.")
-    ] = r.AHEAD,
+    detach: Detach = False,
+    ahead: Ahead = r.AHEAD,
 ) -> None:
     """Go on with a replay that was stopped."""
     settings = load()

@@ -236,24 +236,18 @@ def remake(warehouse: Tables, requests: Sequence[Envelope[Any]], *, words: bool 
         for request in requests
         if request.replays is not None and not isinstance(request.replays.event, CallErased)
     ]
-    if not made:
-        return
     erased = _erased(warehouse, [it for _, it in made], {})
     made = [
         (asked, it) for asked, it in made if it.basis > erased.get((it.tenant, it.call), _NEVER)
     ]
+    if not made:
+        return
+    digest = _digest([asked for asked, _ in made], erased)
     columns = columns_of([it for _, it in made], words=words)
-    columns.pop("events", None)
+    del columns["events"]
+    _insert(warehouse, columns, f"remade/{digest}")
     done = [asked.state(NAME, it.id, "done") for asked, it in made]
-    columns["stage_states"] = [
-        [*was, *added]
-        for was, added in zip(
-            columns.get("stage_states", [()] * len(TABLES["stage_states"])),
-            zip(*done, strict=True) if done else [()] * len(TABLES["stage_states"]),
-            strict=True,
-        )
-    ]
-    _insert(warehouse, columns, f"remade/{_digest([asked for asked, _ in made], erased)}")
+    _insert(warehouse, {"stage_states": list(zip(*done, strict=True))}, f"remade-done/{digest}")
 
 
 def _made_anew(warehouse: Tables, made: Sequence[About]) -> list[About]:
