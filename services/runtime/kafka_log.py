@@ -224,6 +224,7 @@ class KafkaLog:
         """A client that met a fatal error serves no more: another takes its place in the group."""
         self._drop(list(self._leases))
         self._doubtful.clear()
+        self._paused = set()
         self._consumer = self._subscribed()
         with suppress(KafkaException, SystemError, RuntimeError):
             consumer.close()
@@ -266,11 +267,10 @@ class KafkaLog:
                     raise OffsetGone(self._group, source, offset, first, end)
                 at[source] = offset
         self._nowhere.clear()
-        consumer.incremental_unassign(_partitions(at))
+        self._unassign(consumer, at)
         consumer.incremental_assign(
             [KafkaPartition(*source, begin) for source, begin in at.items()]
         )
-        self._paused.difference_update(at)
 
     def _give(self, limit: int, hold: Collection[TopicPartition]) -> list[Message]:
         """Up to `limit` of what was read ahead, some of each partition."""
@@ -334,20 +334,26 @@ class KafkaLog:
         sources = {TopicPartition(gone.topic, gone.partition) for gone in partitions}
         self._drop(sources)
         self._doubtful -= sources
-        consumer.incremental_unassign(partitions)
+        self._unassign(consumer, sources)
 
     def _on_lost(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         """Taken already, and perhaps another's: as if revoked, for nothing is written at that."""
         self._count(partitions_lost=len(partitions))
         self._on_revoke(consumer, partitions)
 
+    def _unassign(self, consumer: Consumer, sources: Collection[TopicPartition]) -> None:
+        """The client keeps a pause beyond the assignment: it would never read them again."""
+        if paused := self._paused.intersection(sources):
+            consumer.resume(_partitions(paused))
+            self._paused -= paused
+        consumer.incremental_unassign(_partitions(sources))
+
     def _drop(self, sources: Collection[TopicPartition]) -> None:
-        """End the leases; an assignment begins without a pause."""
+        """End the leases."""
         for source in sources:
             for kept in (self._leases, self._given, self._done, self._ends, self._nowhere):
                 kept.pop(source, None)
             self._ahead.pop(source, None)
-        self._paused.difference_update(sources)
 
     def _on_error(self, error: KafkaError) -> None:
         self._connection.heard(error)
@@ -359,10 +365,9 @@ class KafkaLog:
         if not self._doubtful:
             return
         self._ready_producer(time.monotonic() + self._settings.request_timeout_s)
-        partitions = _partitions(self._doubtful)
-        self._doubtful = set()
-        consumer.incremental_unassign(partitions)
-        self._on_assign(consumer, partitions)
+        again, self._doubtful = self._doubtful, set()
+        self._unassign(consumer, again)
+        self._on_assign(consumer, _partitions(again))
 
     # Writing
 

@@ -26,6 +26,7 @@ from services.runtime.log import Lost, Message, Record, TooLarge, TopicPartition
 from stack.broker import Broker, BrokerError
 from tests.kafka.fixtures import absent
 from tests.kafka.members import (
+    PATIENCE_S,
     Protocol,
     after,
     both_protocols,
@@ -244,6 +245,38 @@ class _Unheard:
         if self._done:
             self._producer.commit_transaction(timeout)
         raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+
+@both_protocols
+def test_a_partition_that_was_far_ahead_is_read_on_by_whoever_gets_it_back(
+    broker: Broker, protocol: Protocol
+) -> None:
+    """The client keeps a pause beyond the assignment that it was made in."""
+    settings, count = settings_for(broker, protocol), 2_000
+    group, source, target = topics(settings, count)
+    with closing(KafkaLog(settings, group, [source])) as first:
+
+        def fill() -> None:
+            """Read ahead of both partitions as far as it goes, and hand out nothing."""
+            until(lambda: (first.messages(0, 0.1), len(first._paused))[1] == 2)
+
+        until(lambda: copy(first, target, 1) > 0)
+        fill()
+        with closing(KafkaLog(settings, group, [source])) as second:
+
+            def shared() -> bool:
+                for log in (first, second):
+                    with suppress(Transient):
+                        log.messages(0, 0.1)
+                return all(len(log._leases) == 1 for log in (first, second))
+
+            until(shared)
+        left = count - written(settings, target).total()
+        began = time.monotonic()
+        while left > 0:
+            assert time.monotonic() < began + PATIENCE_S, f"{left} were not read"
+            left -= copy(first, target)
+    assert written(settings, target) == numbers(count)
 
 
 @both_protocols
