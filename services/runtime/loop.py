@@ -421,6 +421,8 @@ class _Loop:
         match result:
             case list():
                 work.records = result
+                if work.waits:
+                    self._wake()
                 self._note(work, failed=False)
                 self._observer.handled(name, message, len(result))
             case Invalid():
@@ -443,6 +445,14 @@ class _Loop:
                     self._refuse(work, result, now_ms)
                 else:
                     self._observer.stopped(name, why)
+
+    def _wake(self) -> None:
+        """What one message waited for is back: others that wait need not do so to the end."""
+        now = time.monotonic()
+        for works in self._held.values():
+            for work in works:
+                if work.waits:
+                    work.ready_at = min(work.ready_at, now)
 
     def _note(self, work: _Work, *, failed: bool, what: str = "") -> str | None:
         """Tell the breaker, but not of replays: what fails of one must not stop live calls."""

@@ -137,6 +137,8 @@ class _Side(asyncio.Protocol):
         if self.other is None:
             self.joining = loop.create_task(self._join())  # a task lives by being referred to
         else:
+            # At once: what the other side hears from now on would come after what it kept.
+            self.other.other = self
             for data in self.other.early:
                 transport.write(data)
             self.other.early.clear()
@@ -146,14 +148,10 @@ class _Side(asyncio.Protocol):
     async def _join(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            _, far = await loop.create_connection(
-                lambda: _Side(self.link, self), HOST, self.link.port
-            )
+            await loop.create_connection(lambda: _Side(self.link, self), HOST, self.link.port)
         except OSError:
             if self.transport is not None:
                 self.transport.abort()
-            return
-        self.other = far
 
     def data_received(self, data: bytes) -> None:
         other = self.other

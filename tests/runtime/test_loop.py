@@ -25,7 +25,7 @@ from services.runtime import loop
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.log import Log, Message, Record, TooLarge, TopicPartition, partition_for
-from services.runtime.loop import run
+from services.runtime.loop import _Loop, run
 from services.runtime.observe import Observer
 from services.runtime.process import dead_letter, process, retry, topics_of
 from services.runtime.settings import Policy
@@ -761,6 +761,26 @@ def test_a_dependency_that_is_down_is_waited_for(world: World) -> None:
     assert len(waits) > 20
     assert world.copied() == world.in_order(CALLS)
     assert world.dead() == []
+
+
+def test_all_that_waited_go_on_once_one_of_them_has(world: World) -> None:
+    """Each has a wait of its own, and all but one last longer than this test."""
+    calls, failed = CALLS[:6], set[str]()
+
+    def handle_one(envelope: Envelope[Any]) -> list[Output]:
+        if len(failed) < len(calls):
+            failed.add(envelope.event.call_id)
+            raise Transient("objects_down", "no answer")
+        return copy(envelope)
+
+    def backoff(_: _Loop, count: int) -> float:
+        return 0.05 if len(failed) == len(calls) else 3_600.0
+
+    world.send(*calls)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Loop, "_backoff", backoff)
+        world.run(stage(each(handle_one)))
+    assert world.copied() == world.in_order(calls)
 
 
 def test_a_store_that_is_down_while_encoding_is_waited_for(world: World) -> None:
