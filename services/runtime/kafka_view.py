@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
     Consumer,
     ConsumerGroupTopicPartitions,
-    IsolationLevel,
     KafkaError,
     KafkaException,
 )
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
@@ -73,6 +73,7 @@ class KafkaView:
         self._settings = settings
         self._connection = Connection(settings)
         self._admin: AdminClient | None = None
+        self._reader: Consumer | None = None
         with self._asking():
             """A setting that the client refuses is told at once."""
 
@@ -125,21 +126,47 @@ class KafkaView:
 
     def ends(self, topic: str) -> dict[int, tuple[int, int]]:
         """As `LogView.ends`; transaction markers count among the offsets."""
-        count = self.partitions().get(topic, 0)
-        parts = [KafkaPartition(topic, number) for number in range(count)]
+        try:
+            # Kept, for most of the time that a question takes goes to making a client.
+            self._reader = reader = self._reader or self._consumer()
+            return self._ask(lambda _: self._ends(reader, topic))
+        except Transient:
+            self._reader = None
+            raise
 
-        def asked(admin: AdminClient, spec: OffsetSpec) -> dict[int, int]:
-            answers = admin.list_offsets(
-                dict.fromkeys(parts, spec),
-                isolation_level=IsolationLevel.READ_COMMITTED,
-                request_timeout=self._settings.request_timeout_s,
-            )
-            return {part.partition: answer.result().offset for part, answer in answers.items()}
+    def _ends(self, reader: Consumer, topic: str) -> dict[int, tuple[int, int]]:
+        timeout_s = self._settings.request_timeout_s
+        told = reader.list_topics(topic, timeout_s).topics[topic]
+        if told.error is not None and told.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise KafkaException(told.error)
 
-        first, last = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        firsts = self._ask(lambda admin: asked(admin, first))
-        ends = self._ask(lambda admin: asked(admin, last))
-        return {number: (firsts[number], ends[number]) for number in range(count)}
+        def asked(which: int) -> dict[int, int]:
+            wanted = [KafkaPartition(topic, number, which) for number in told.partitions]
+            found = reader.offsets_for_times(wanted, timeout_s) if wanted else []
+            for partition in found:
+                if partition.error is not None:
+                    raise KafkaException(partition.error)
+            return {partition.partition: partition.offset for partition in found}
+
+        firsts, ends = asked(OFFSET_BEGINNING), asked(OFFSET_END)
+        return {number: (firsts[number], ends[number]) for number in sorted(told.partitions)}
+
+    def _consumer(self, group: str = "", options: Mapping[str, Any] | None = None) -> Consumer:
+        """A client that reads what is committed, and joins nothing.
+
+        It answers questions about offsets too: of what the admin client sends to a coordinator,
+        some answers end the process (librdkafka issues 5040 and 4605: a coordinator that has moved,
+        a connection that breaks).
+        """
+        return Consumer(
+            {
+                **self._connection.config(),
+                "group.id": group or f"view-{uuid.uuid4().hex}",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                **(options or {}),
+            }
+        )
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
         # Each partition is named: of all that a group has, the broker leaves out those whose first
@@ -152,18 +179,8 @@ class KafkaView:
 
         if not parts:
             return {}
-        # A consumer that joins nothing asks: of what the admin client sends to a coordinator, some
-        # answers end the process (librdkafka issues 5040 and 4605: a coordinator that has moved, a
-        # connection that breaks).
-        reader = Consumer(
-            {
-                **self._connection.config(),
-                "group.id": group,
-                "enable.auto.commit": False,
-                # Offsets of a transaction that is just being ended are waited for.
-                "isolation.level": "read_committed",
-            }
-        )
+        # Offsets of a transaction that is just being ended are waited for.
+        reader = self._consumer(group)
 
         def asked(_: AdminClient) -> list[KafkaPartition]:
             found = reader.committed(parts, self._settings.request_timeout_s)
@@ -308,33 +325,29 @@ class KafkaView:
 
     def scan(self, topic: str, start: Mapping[int, int] | None = None) -> Iterator[Message]:
         """As `LogView.scan`; partitions are interleaved, each in its order."""
+        ends = self.ends(topic)
         begin = {
-            number: max(first, (start or {}).get(number, 0))
-            for number, (first, end) in self.ends(topic).items()
-            if max(first, (start or {}).get(number, 0)) < end
+            number: at
+            for number, (first, end) in ends.items()
+            if (at := max(first, (start or {}).get(number, 0))) < end
         }
         if not begin:
             return
-        consumer = Consumer(
-            {
-                **self._connection.config(),
-                "group.id": f"scan-{uuid.uuid4().hex}",
-                "fetch.wait.max.ms": 20,
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                # The end is told: the last offset may be a transaction marker, never a message.
-                "enable.partition.eof": True,
-            }
-        )
+        # The end is told: the last offset may be a transaction marker, never a message.
+        consumer = self._consumer("", {"fetch.wait.max.ms": 20, "enable.partition.eof": True})
         try:
             with self._connection.answered():
+                # Its leaders are known before it fetches, or it may be seconds until it asks.
+                consumer.list_topics(topic, self._settings.request_timeout_s)
                 consumer.assign([KafkaPartition(topic, p, at) for p, at in begin.items()])
-                yield from self._until_ends(consumer, topic, set(begin))
+                yield from self._until(
+                    consumer, {number: end for number, (_, end) in ends.items() if number in begin}
+                )
         finally:
             consumer.close()
 
-    def _until_ends(self, consumer: Consumer, topic: str, open_: set[int]) -> Iterator[Message]:
-        ends = {number: end for number, (_, end) in self.ends(topic).items()}
+    def _until(self, consumer: Consumer, ends: dict[int, int]) -> Iterator[Message]:
+        open_ = set(ends)
         deadline = time.monotonic() + self._settings.request_timeout_s
         while open_:
             for raw in consumer.consume(_SCAN_BATCH, 0.05):
@@ -355,7 +368,9 @@ class KafkaView:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
     def close(self) -> None:
-        """Nothing is held."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
 
 def _wanted(topic: Topic | None) -> dict[str, str]:

@@ -18,8 +18,8 @@ from tests.kafka.fixtures import absent
 
 pytestmark = [pytest.mark.kafka, pytest.mark.s3, pytest.mark.clickhouse, pytest.mark.slow]
 
-CALLS = int(os.environ.get("CALLSTREAM_TEST_CHAOS_CALLS", "600"))
-KILLS = int(os.environ.get("CALLSTREAM_TEST_CHAOS_KILLS", "20"))
+CALLS = int(os.environ.get("CALLSTREAM_TEST_CHAOS_CALLS", "2000"))
+KILLS = int(os.environ.get("CALLSTREAM_TEST_CHAOS_KILLS", "40"))
 
 
 def seed() -> int:
@@ -37,7 +37,7 @@ def test_nothing_is_lost_doubled_or_torn(tmp_path: Path) -> None:
     assert verdict.looks > 5
 
 
-@pytest.mark.parametrize("dependency", ["broker"])  # others by `make outage`
+@pytest.mark.parametrize("dependency", ["broker", "s3", "clickhouse"])
 def test_an_outage_loses_nothing_and_gives_nothing_up(dependency: str, tmp_path: Path) -> None:
     try:
         told = outage(dependency, 20.0, seed(), timed=False, limit_s=300, folder=tmp_path)
