@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -76,6 +77,7 @@ _STORED = (ENDED, RECORDED, TRANSCRIBED, ENRICHED, ALERTS)
 
 _FETCH = 50
 _ASK = 500
+_SECOND = 1_000_000
 _GONE = frozenset((RecordingStatus.ABSENT, RecordingStatus.FAILED, RecordingStatus.DELETED))
 
 
@@ -914,7 +916,10 @@ def store_plan(
     """Give the replay its generation, beyond every other of its tenant, and put it on record."""
     at = now or utc_now()
     latest = max(generations(objects, selection.tenant), default=0)
-    generation = max(round(at.timestamp() * 1000), latest + 1)
+    # Microseconds whose last six digits are random: commands that list the same plans at the same
+    # moment, or by slow clocks, take different numbers. JSON's doubles hold it until the year 2255.
+    second = int(at.timestamp()) * _SECOND
+    generation = max(second, latest) + 1 + secrets.randbelow(_SECOND)
     begins = {partition: end for partition, (_, end) in view.ends(REPLAY).items()}
     plan = Plan(
         selection.tenant, generation, stage, requested_by, at, dict(options), shadow, side_effects,
