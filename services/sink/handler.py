@@ -213,13 +213,7 @@ def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> No
     if anew:
         states = {"stage_states": list(zip(*(it.done for it in anew if it.done), strict=True))}
         _insert(warehouse, states, f"anew/{_digest(anew, erased)}")
-    later = {
-        call: at
-        for call, at in _erased(warehouse, [*fresh, *again, *anew], {}).items()
-        if at > erased.get(call, _NEVER)
-    }
-    if later:
-        _delete(warehouse, later)
+    later = _erase_later(warehouse, [*fresh, *again, *anew], erased)
     if any(it.basis > later.get((it.tenant, it.call), it.basis) for it in again):
         # What these repeat may have been deleted before they were on record: look again.
         raise Transient("erased_meanwhile", "a call was erased while it was handed in again")
@@ -248,6 +242,7 @@ def remake(warehouse: Tables, requests: Sequence[Envelope[Any]], *, words: bool 
     _insert(warehouse, columns, f"remade/{digest}")
     done = [asked.state(NAME, it.id, "done") for asked, it in made]
     _insert(warehouse, {"stage_states": list(zip(*done, strict=True))}, f"remade-done/{digest}")
+    _erase_later(warehouse, [it for _, it in made], erased)
 
 
 def _made_anew(warehouse: Tables, made: Sequence[About]) -> list[About]:
@@ -312,6 +307,22 @@ def _erased(warehouse: Tables, made: Sequence[About], asked: Mapping[Call, int])
         if (tenant, call) in calls:
             erased[tenant, call] = max(at, erased.get((tenant, call), at))
     return erased
+
+
+def _erase_later(
+    warehouse: Tables, made: Sequence[About], erased: Mapping[Call, int]
+) -> dict[Call, int]:
+    """Carry out again what is on record beyond `erased` of the calls of `made`: whoever erased them
+    meanwhile may have been done before the rows of `made` were in.
+    """
+    later = {
+        call: at
+        for call, at in _erased(warehouse, made, {}).items()
+        if at > erased.get(call, _NEVER)
+    }
+    if later:
+        _delete(warehouse, later)
+    return later
 
 
 def _delete(warehouse: Tables, erased: Mapping[Call, int]) -> None:

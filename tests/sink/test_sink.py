@@ -18,7 +18,7 @@ from schemas.examples import EXAMPLES
 from services.runtime import headers as h
 from services.runtime.errors import Invalid, Transient
 from services.runtime.stage import Envelope, Handle, Outcome
-from services.sink.handler import Tables, stage
+from services.sink.handler import Tables, remake, stage
 from services.sink.rows import TABLES
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Result, Warehouse
@@ -494,6 +494,26 @@ def test_what_is_erased_is_not_made_again(warehouse: Warehouse, topics: Topics) 
     sink(warehouse, [topics.send(erasure, "erased", time=NOON + timedelta(days=9))])
     sink(warehouse, [topics.replay(life[2], "again")])
     assert one(warehouse, "SELECT count() FROM segments") == 0
+
+
+@pytest.mark.parametrize("writes", [1, 3])
+def test_an_erasure_while_rows_are_made_again_is_noticed(
+    warehouse: Warehouse, topics: Topics, writes: int
+) -> None:
+    gone = erasure(topics, NOON + timedelta(hours=1))
+    life = life_of(topics, HAPPY)
+    sink(warehouse, life)
+
+    class Meanwhile(Writes):
+        def wrote(self) -> None:
+            if self.count == writes:
+                sink(warehouse, [gone])
+
+    requests = [topics.replay(event, f"again/{at}") for at, event in enumerate(life)]
+    remake(Meanwhile(warehouse), requests)
+    assert one(warehouse, "SELECT count() FROM calls") == 0
+    assert one(warehouse, "SELECT count() FROM segments") == 0
+    assert one(warehouse, "SELECT count() FROM stage_states WHERE state != 'erased'") == 0
 
 
 def test_waiting_refused_and_done(warehouse: Warehouse, topics: Topics) -> None:
