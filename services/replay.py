@@ -78,6 +78,7 @@ _STORED = (ENDED, RECORDED, TRANSCRIBED, ENRICHED, ALERTS)
 _FETCH = 50
 _ASK = 500
 _SECOND = 1_000_000
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _GONE = frozenset((RecordingStatus.ABSENT, RecordingStatus.FAILED, RecordingStatus.DELETED))
 
 
@@ -1400,19 +1401,27 @@ def check_decision(
 
 
 def decide(
-    log: Log, codec: Codec, plan: Plan, wanted: Decision, decided_by: str, reason: str
+    log: Log,
+    codec: Codec,
+    asks: Asks,
+    plan: Plan,
+    wanted: Decision,
+    decided_by: str,
+    reason: str,
+    clock: Callable[[], datetime] = utc_now,
 ) -> None:
-    """Put the decision on record, durably; each can be made once."""
-    now = utc_now()
+    """Put the decision on record, durably; it is later than every one that the warehouse knows."""
+    now = clock()
+    decided_at = max(now, _decided_at(asks, plan) + timedelta(milliseconds=1))
     decided = GenerationDecided(
         tenant_id=plan.tenant,
         generation=plan.generation,
         decision=wanted,
-        decided_at=now,
+        decided_at=decided_at,
         decided_by=decided_by,
         reason=reason,
     )
-    about = f"{plan.tenant}\n{wanted.value}"
+    about = f"{plan.tenant}\n{wanted.value}\n{round(decided_at.timestamp() * 1000)}"
     record = codec.encode(
         decided,
         id=event_id("decision", about, plan.generation, 0),
@@ -1421,3 +1430,14 @@ def decide(
         generation=plan.generation,
     )
     log.commit([record], {})
+
+
+def _decided_at(asks: Asks, plan: Plan) -> datetime:
+    """When the latest known decision about the replay was made; 1970 where there is none."""
+    rows = _rows(
+        asks,
+        "SELECT toUnixTimestamp64Milli(max(decided_at)) AS at FROM generations"
+        " WHERE tenant_id = {tenant:String} AND generation = {generation:Int64}",
+        {"tenant": plan.tenant, "generation": plan.generation},
+    )
+    return _EPOCH + timedelta(milliseconds=int(rows[0]["at"]))

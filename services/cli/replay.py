@@ -299,10 +299,10 @@ def _decide(
     with asking(settings) as asks:
         known = r.decision(asks, plan.tenant, generation)
         counted = r.tally(plan, asks)
-    r.check_decision(plan, wanted, known, counted, partial=partial)
-    log = parts.log()
-    r.decide(log, parts.codec, plan, wanted, _user(), reason)
-    log.close()
+        r.check_decision(plan, wanted, known, counted, partial=partial)
+        log = parts.log()
+        r.decide(log, parts.codec, asks, plan, wanted, _user(), reason)
+        log.close()
     with _at_work(settings) as (asks, trouble), err.status("waiting for the warehouse"):
         deadline = time.monotonic() + _DECIDED_S
         while r.decision(asks, plan.tenant, generation) != wanted:

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def test_a_shadow_is_seen_by_nobody_until_it_is_promoted_and_then_by_all_at_once
     reader.start()
     log = parts.log()
     try:
-        decide(log, parts.codec, plan, Decision.PROMOTED, "tests", "better")
+        decide(log, parts.codec, asks, plan, Decision.PROMOTED, "tests", "better")
         until(lambda: decision(asks, TENANT, g) == "PROMOTED", "the decision is not stored")
         until(lambda: CALLS in seen, "nobody sees the promoted generation")
         after = checksums(parts)
@@ -183,7 +184,7 @@ def test_a_shadow_is_seen_by_nobody_until_it_is_promoted_and_then_by_all_at_once
         assert not changed & {"current_transcribed", "call_segments", "call_findings"}
         assert content(parts, "call_alerts").total() == 0, "a replay raises nothing by itself"
 
-        decide(log, parts.codec, plan, Decision.DISCARDED, "tests", "worse")
+        decide(log, parts.codec, asks, plan, Decision.DISCARDED, "tests", "worse")
         until(lambda: decision(asks, TENANT, g) == "DISCARDED", "the decision is not stored")
         assert checksums(parts, processing=True) == before, "as if it had never been"
     finally:
@@ -396,6 +397,26 @@ def test_decisions_that_make_no_sense_are_refused(through: Through) -> None:
     with pytest.raises(Refused, match="the latest"):
         read_plan(parts.objects, TENANT, 7)
     assert shadow.generation > plain.generation
+
+
+def test_the_latest_decision_counts_by_whatever_clock(through: Through) -> None:
+    parts = through.parts
+    asks = Here(parts.warehouse)
+    plan = planned(parts, "enrich", selected(parts, "enrich"), shadow=True)
+    log = parts.log()
+
+    def decided(wanted: Decision, hours: int) -> None:
+        now = utc_now() + timedelta(hours=hours)
+        decide(log, parts.codec, asks, plan, wanted, "tests", "", lambda: now)
+        drained(parts)
+        assert decision(asks, TENANT, plan.generation) == wanted
+
+    decided(Decision.DISCARDED, 0)
+    # By a clock that runs ahead; the same decision was made before.
+    decided(Decision.PROMOTED, 1)
+    decided(Decision.DISCARDED, 0)
+    log.close()
+    assert count(parts, "SELECT count() FROM generations") == 3
 
 
 def test_every_view_there_is_was_looked_at(through: Through) -> None:
