@@ -22,6 +22,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka import TopicPartition as KafkaPartition
+from confluent_kafka.admin import AdminClient
 
 from services.runtime.errors import Transient
 from services.runtime.kafka_client import (
@@ -70,6 +71,10 @@ _AHEAD_BYTES = 64_000_000
 _CLIENT_KIB = 16_384
 # Offsets are moved past transaction markers this often: well within any retention.
 _MARKERS_S = 600.0
+# A consumer that hears nothing is asked whether it reaches a broker; so often that one which only
+# waits to connect again (reconnect.backoff.max.ms, 10 s) has done so meanwhile.
+_PROBE_S = 3.0
+_PROBES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,8 @@ class KafkaLog:
         self._done: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._markers_at = time.monotonic() + _MARKERS_S
+        self._heard_at = time.monotonic()
+        self._unanswered = 0
         self._trouble: KafkaError | None = None
         self._producer: Producer | None = None
         self._topics: set[str] = set()
@@ -186,6 +193,7 @@ class KafkaLog:
             return []
         deadline = time.monotonic() + wait_s
         with self._connection.answered():
+            consumer = self._listening(consumer)
             try:
                 return self._poll(consumer, limit, deadline, hold)
             except (KafkaException, SystemError) as failure:
@@ -207,11 +215,9 @@ class KafkaLog:
             left = 0.0 if ready else max(0.0, deadline - time.monotonic())
             # Always one, for membership lives by it; and one first, for a wait for many ends only
             # when all of them are there.
-            taken = consumer.consume(1, min(left, _SLICE_S))
+            taken = self._consume(consumer, 1, min(left, _SLICE_S))
             if taken and wanted > 1:
-                taken += consumer.consume(wanted - 1, 0.0)
-            for raw in taken:
-                self._read(raw)
+                self._consume(consumer, wanted - 1, 0.0)
             if found := self._give(limit, hold):
                 return found
             if self._trouble is not None:
@@ -220,18 +226,53 @@ class KafkaLog:
             if time.monotonic() >= deadline:
                 return []
 
-    def _renew(self, consumer: Consumer) -> None:
-        """A client that met a fatal error serves no more: another takes its place in the group."""
+    def _consume(self, consumer: Consumer, count: int, wait_s: float) -> int:
+        """How many events of the client were read."""
+        try:
+            taken = consumer.consume(count, wait_s)
+        except BaseException:
+            # What it had collected is gone, and it would go on behind that: all is read again.
+            self._doubtful |= self._leases.keys()
+            self._drop(list(self._leases))
+            raise
+        for raw in taken:
+            self._read(raw)
+        return len(taken)
+
+    def _listening(self, consumer: Consumer) -> Consumer:
+        """The consumer, or another in its place where it has no broker left to ask.
+
+        librdkafka forgets the brokers that an answer does not name. One that has just started may
+        name none, not even itself, and then nothing makes the client look for any again (its issue
+        5301): it would wait for ever, outside its group. Brokers that nobody reaches are no reason:
+        whoever knows them finds them again, and is still who the group knows.
+        """
+        if time.monotonic() < self._heard_at + self._settings.request_timeout_s:
+            return consumer
+        if _reaches(consumer, self._read_topics[0]):
+            self._unanswered = 0
+        elif _reaches(self._connection.admin(), self._read_topics[0]):
+            self._unanswered += 1
+            if self._unanswered < _PROBES:
+                return consumer
+            consumer = self._renew(consumer)
+        self._heard_at, self._unanswered = time.monotonic(), 0
+        return consumer
+
+    def _renew(self, consumer: Consumer) -> Consumer:
+        """A client that serves no more: another takes its place in the group."""
         self._drop(list(self._leases))
         self._doubtful.clear()
         self._paused = set()
         self._consumer = self._subscribed()
         with suppress(KafkaException, SystemError, RuntimeError):
             consumer.close()
+        return self._consumer
 
     def _read(self, raw: KafkaMessage) -> None:
         error = raw.error()
         if error is None:
+            self._heard_at = time.monotonic()
             message = message_of(raw)
             lease = self._leases.get(message.source)
             if lease is not None:
@@ -359,6 +400,11 @@ class KafkaLog:
         self._connection.heard(error)
         if error.code() in _OUTAGES or error.fatal():
             self._trouble = error
+
+    def _on_producer_error(self, error: KafkaError) -> None:
+        """A fatal one ends its commit and the producer; the consumer serves on."""
+        if not error.fatal():
+            self._on_error(error)
 
     def _settle(self, consumer: Consumer) -> None:
         """Read again what a commit left in doubt; a new producer ends what the old one began."""
@@ -507,7 +553,7 @@ class KafkaLog:
                     # connection: offsets sent through it wait for ever, whatever their timeout. A
                     # producer is made anew after failures, and bootstraps then.
                     "metadata.recovery.strategy": "none",
-                    "error_cb": self._on_error,
+                    "error_cb": self._on_producer_error,
                     **({} if self._group else self._statistics_config()),
                 }
             )
@@ -623,6 +669,14 @@ def _bounded(call: Callable[[], None], seconds: float) -> None:
         raise _Stuck(KafkaError(KafkaError._TIMED_OUT, "sending offsets does not come back"))
     if ended[0] is not None:
         raise ended[0]
+
+
+def _reaches(client: Consumer | AdminClient, topic: str) -> bool:
+    try:
+        client.list_topics(topic, _PROBE_S)
+    except KafkaException:
+        return False
+    return True
 
 
 def _persist(call: Callable[[float], object], deadline: float) -> None:

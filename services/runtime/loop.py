@@ -66,7 +66,10 @@ class _Work:
     """When a message of a retry tier is due, by the stage's clock."""
     replay: bool = False
     """It gives way to live calls."""
-    running: bool = False
+    gathers: bool = False
+    """It waits at first for others to be handled with."""
+    batch: list[_Work] | None = None
+    """Who works on it now; what an earlier batch has left to say of it counts no more."""
     discarded: bool = False
     """Its partition went elsewhere; whatever comes of it is dropped."""
     alone: bool = False
@@ -221,6 +224,11 @@ class _Loop:
                 for work in works
                 if work.records is None and work.due_ms <= now_ms and not work.replay
             ]
+            gathered = [work for work in busy if work.gathers and work.ready_at > now]
+            if len(gathered) >= min(self._stage.batch, self._capacity // 2):
+                # Enough for one batch; more would take the room of live calls.
+                for work in gathered:
+                    work.ready_at = now
             heavy = sum(work.weight for work in busy) >= _BATCH_BYTES
             room = 0 if heavy else max(0, min(self._share, self._capacity - len(busy)))
         hold = [source for source, works in self._held.items() if self._full(works, now, now_ms)]
@@ -241,6 +249,7 @@ class _Loop:
             every_s = self._policy.replay_gather_s
             if every_s and is_made_by_replay(self._stage, message):
                 # All that comes until the next tick is ready then, as one.
+                work.gathers = True
                 work.ready_at = (now // every_s + 1) * every_s
             if self._is_others(message):
                 work.records = []
@@ -328,13 +337,13 @@ class _Loop:
         batch = ready[:1] if ready and ready[0].alone else [w for w in ready if not w.alone]
         if batch := batch[: self._replay_batch]:
             for work in batch:
-                work.running = True
+                work.batch = batch
             self._replaying = True
             self._todo_again.put(batch)
 
     def _hand_out_live(self, now: float, unfinished: list[_Work]) -> None:
         while self._running < self._stage.workers:
-            ready = [work for work in unfinished if not work.running]
+            ready = [work for work in unfinished if work.batch is None]
             if not ready:
                 return
             ready.sort(key=lambda work: work.ready_at)
@@ -349,7 +358,7 @@ class _Loop:
             if waits_to_fill and now < batch[0].ready_at + self._stage.wait_s:
                 return
             for work in batch:
-                work.running = True
+                work.batch = batch
             self._running += 1
             self._todo.put(batch)
 
@@ -392,14 +401,14 @@ class _Loop:
                 else:
                     self._running -= 1
                 self._end(batch, result)
-            elif not work.discarded:
+            elif work.batch is batch and not work.discarded:
                 self._settle(work, result)
 
     def _end(self, batch: list[_Work], ended: BaseException | None) -> None:
         """A batch is over; what it left without an answer has failed."""
         if ended is not None and not isinstance(ended, Exception):
             raise ended
-        left = [work for work in batch if work.running and not work.discarded]
+        left = [work for work in batch if work.batch is batch and not work.discarded]
         for work in left:
             self._settle(work, ended or RuntimeError("the batch ended without an answer"))
         if ended is not None and not left:
@@ -407,7 +416,7 @@ class _Loop:
 
     def _settle(self, work: _Work, result: list[Record] | Exception) -> None:
         """Decide what becomes of a message."""
-        work.running = False
+        work.batch = None
         name, message = self._stage.name, work.message
         now_ms = self._now_ms()
         if isinstance(result, NotYet):

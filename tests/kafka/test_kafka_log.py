@@ -18,6 +18,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from schemas.topics import DEAD_LETTER, ERASED, RETRY_TIERS
+from services.runtime import kafka_log
 from services.runtime.errors import Transient
 from services.runtime.kafka_client import KafkaSettings
 from services.runtime.kafka_log import KafkaLog, _generation
@@ -139,23 +140,20 @@ def test_topics_are_kept_as_the_catalogue_says(broker: Broker) -> None:
 def test_a_member_that_does_not_poll_commits_nothing(broker: Broker, protocol: Protocol) -> None:
     stalling = settings_for(broker, protocol, poll_timeout_s=2.0)
     group, source, target = topics(stalling, 10)
-    with (
-        closing(KafkaLog(stalling, group, [source])) as stalled,
-        closing(KafkaLog(settings_for(broker, protocol), group, [source])) as other,
-    ):
-        until(lambda: stalled.messages(0, 0.1) == [] and bool(stalled.lease(_first(source))))
+    with closing(KafkaLog(stalling, group, [source])) as stalled:
         mine = take_some(stalled)
         taken: list[Message] = []
+        with closing(KafkaLog(settings_for(broker, protocol), group, [source])) as other:
 
-        def taken_over() -> bool:
-            taken.extend(other.messages(100, 0.2))
-            return {m.source for m in taken} >= {m.source for m in mine}
+            def taken_over() -> bool:
+                taken.extend(other.messages(100, 0.2))
+                return {m.source for m in taken} >= {m.source for m in mine}
 
-        until(taken_over)
-        with pytest.raises(Lost):
-            stalled.commit([Record(target, b"k", b"no")], after(mine))
-        other.commit([Record(target, b"k", b"yes")], after(taken))
-        until(lambda: written(stalling, target) == Counter([b"yes"]))
+            until(taken_over)
+            with pytest.raises(Lost):
+                stalled.commit([Record(target, b"k", b"no")], after(mine))
+            other.commit([Record(target, b"k", b"yes")], after(taken))
+            until(lambda: written(stalling, target) == Counter([b"yes"]))
 
 
 def take_some(log: KafkaLog) -> list[Message]:
@@ -351,3 +349,36 @@ def _committed(settings: KafkaSettings, group: str) -> list[int]:
     with suppress(Transient):
         return list(KafkaView(settings).committed(group).values())
     return [0]
+
+
+@both_protocols
+@pytest.mark.parametrize("others_reach", [True, False])
+def test_a_client_without_brokers_is_replaced_where_another_reaches_them(
+    broker: Broker, protocol: Protocol, others_reach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(broker, protocol).model_copy(update={"request_timeout_s": 1.0})
+    group, source, target = topics(settings, 10)
+    with closing(KafkaLog(settings, group, [source])) as log:
+        until(lambda: copy(log, target) > 0)
+        lost, asked = log._consumer, 0
+
+        def reaches(client: Any, topic: str) -> bool:
+            nonlocal asked
+            asked += 1
+            return client is not lost and others_reach
+
+        monkeypatch.setattr(kafka_log, "_reaches", reaches)
+
+        def over() -> bool:
+            with suppress(Transient):
+                log.messages(0, 0.1)
+            return log._consumer is not lost if others_reach else asked >= 6
+
+        until(over)
+        assert (log._consumer is not lost) is others_reach
+        assert asked >= 6
+        began = time.monotonic()
+        while written(settings, target).total() < 10:
+            assert time.monotonic() < began + PATIENCE_S
+            copy(log, target)
+    assert written(settings, target) == numbers(10)

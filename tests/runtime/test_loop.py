@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +25,7 @@ from services.runtime import loop
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.log import Log, Message, Record, TooLarge, TopicPartition, partition_for
-from services.runtime.loop import _Loop, run
+from services.runtime.loop import run
 from services.runtime.observe import Observer
 from services.runtime.process import dead_letter, process, retry, topics_of
 from services.runtime.settings import Policy
@@ -773,14 +773,44 @@ def test_all_that_waited_go_on_once_one_of_them_has(world: World) -> None:
             raise Transient("objects_down", "no answer")
         return copy(envelope)
 
-    def backoff(_: _Loop, count: int) -> float:
+    def backoff(_: loop._Loop, count: int) -> float:
         return 0.05 if len(failed) == len(calls) else 3_600.0
 
     world.send(*calls)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Loop, "_backoff", backoff)
+        patch.setattr(loop._Loop, "_backoff", backoff)
         world.run(stage(each(handle_one)))
     assert world.copied() == world.in_order(calls)
+
+
+def test_what_another_batch_has_taken_over_is_not_ended_with_its_first(world: World) -> None:
+    """One of a batch waits and is tried again while the others of that batch are at work."""
+    taken_over, over = threading.Event(), threading.Event()
+    handled: Counter[str] = Counter()
+
+    def handle(envelopes: Sequence[Envelope[Any]]) -> Iterator[tuple[int, Any]]:
+        for index, envelope in enumerate(envelopes):
+            call = envelope.event.call_id
+            handled[call] += 1
+            if call != "first":
+                assert taken_over.wait(20)
+                yield index, copy(envelope)
+                over.set()
+            elif handled[call] == 1:
+                yield index, Transient("objects_down", "no answer")
+            else:
+                taken_over.set()
+                assert over.wait(20)
+                time.sleep(0.3)  # the first batch ends meanwhile
+                yield index, copy(envelope)
+
+    source = partition_for(b"acme/first", PARTITIONS)
+    second = world.calls_on(source, 1)[0]
+    world.send("first", second)
+    world.run(stage(handle, batch=2, workers=2), policy=fast(attempts=1))
+    assert handled == {"first": 2, second: 1}
+    assert world.dead() == []
+    assert world.copied() == world.in_order(["first", second])
 
 
 def test_a_store_that_is_down_while_encoding_is_waited_for(world: World) -> None:

@@ -324,3 +324,20 @@ def test_replays_go_on_while_live_calls_wait_for_their_time(world: World) -> Non
     started = time.monotonic()
     world.run(reading, lambda: world.copied() == ["old"], FAST)
     assert time.monotonic() - started < LONGEST_S
+
+
+def test_what_replays_have_made_fills_no_room_of_live_calls(world: World) -> None:
+    """It is gathered for one large batch; a backlog of it is several at once."""
+    seen: list[str] = []
+
+    def note(envelope: Envelope[e.CallEnded]) -> list[Output]:
+        seen.append(envelope.event.call_id)
+        return []
+
+    def ended(call: str, generation: int) -> Record:
+        event = replace(HAPPY, call_id=call, event_id=call)
+        return world.codec.encode(event, id=call, source="/test", time=NOW, generation=generation)
+
+    world.write(*(ended(f"again-{number}", 7) for number in range(300)), ended("live", 0))
+    reads = Stage("reads", (ENDED, REPLAY), (), each(note), batch=20)
+    world.run(reads, lambda: "live" in seen, fast(replay_gather_s=3_600.0, in_flight=32))
