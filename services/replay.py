@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from schemas.checks import EARLIEST_YEAR, LATEST_YEAR
 from schemas.events import (
     CallEnded,
     CallRecorded,
@@ -57,6 +58,7 @@ AHEAD = 200
 """Most requests published and not yet through."""
 FAILURES = 20
 """So many failures in a row, with nothing done in between, stop a replay."""
+GONE = "in neither archive nor log any more"
 
 # Stage -> topic of its input, and the view that says which event of a call is the current one.
 _INPUTS: Mapping[str, tuple[str, str]] = {
@@ -473,7 +475,9 @@ def _of_letters(stage: str, letters: Iterable[DeadLetter], source: str, codec: C
             continue
         place = letter.id
         made = Input(call, original.topic, original.event_id, source, place, True)
-        found.append(Found(made, started_at=f"failed {letter.at:%Y-%m-%d %H:%M:%S}"))
+        failed = _sound_time(letter.message.timestamp_ms)
+        told = "failed" if failed is None else f"failed {failed:%Y-%m-%d %H:%M:%S}"
+        found.append(Found(made, started_at=told))
     return Selected(found, left_out)
 
 
@@ -503,8 +507,17 @@ def _as_input(message: Message, about: str) -> OriginalInput:
         event_id=about,
         value=message.value,
         headers=[OriginalHeader(name=name, value=value) for name, value in message.headers],
-        timestamp=datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=message.timestamp_ms),
+        timestamp=_sound_time(message.timestamp_ms),
     )
+
+
+def _sound_time(ms: int) -> datetime | None:
+    """None for a time that no event may carry: a producer may write any into a message."""
+    try:
+        when = _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError:
+        return None
+    return when if EARLIEST_YEAR <= when.year <= LATEST_YEAR else None
 
 
 # From the log
@@ -964,8 +977,8 @@ def publish(
     codec: Codec,
     asks: Asks | None,
     clock: Callable[[], datetime] = utc_now,
-) -> list[Input]:
-    """Ask for `inputs` to be handled again; those whose bytes are nowhere to be had.
+) -> dict[Input, str]:
+    """Ask for `inputs` to be handled again; those that cannot be asked for, and why.
 
     Durable on return. A dead letter that holds an input is settled in the same commit, unless the
     replay is a shadow.
@@ -973,7 +986,9 @@ def publish(
     fetched = fetch(plan, inputs, asks, view, codec)
     now = clock()
     records: list[Record] = []
+    lost = dict.fromkeys(inputs, GONE)
     for each, original, letter in fetched:
+        lost.pop(each, None)
         request = ReplayRequested(
             tenant_id=plan.tenant,
             call_id=each.call,
@@ -987,25 +1002,28 @@ def publish(
             side_effects=plan.side_effects,
             input=original,
         )
-        record = codec.encode(
-            request,
-            id=request_id(plan, each),
-            source="/callstream/replay",
-            time=now,
-            generation=plan.generation,
-            causation_id=each.event_id,
-            traceparent=_trace(original),
-            shadow=plan.shadow,
-            side_effects=plan.side_effects,
-        )
+        try:
+            record = codec.encode(
+                request,
+                id=request_id(plan, each),
+                source="/callstream/replay",
+                time=now,
+                generation=plan.generation,
+                causation_id=each.event_id,
+                traceparent=_trace(original),
+                shadow=plan.shadow,
+                side_effects=plan.side_effects,
+            )
+        except Invalid as problem:
+            lost[each] = f"{problem.reason}: {problem.detail}"
+            continue
         to = (h.REPLAY_STAGE, plan.stage.encode())
         records.append(replace(record, headers=(*record.headers, to)))
         if letter is not None and not plan.shadow:
             records.append(settled(letter, "replayed", round(now.timestamp() * 1000)))
     if records:
         log.commit(records, {})
-    there = {each for each, _, _ in fetched}
-    return [each for each in inputs if each not in there]
+    return lost
 
 
 def _trace(original: OriginalInput) -> str | None:
@@ -1177,7 +1195,8 @@ class Follower:
         failures: int = FAILURES,
     ) -> None:
         self.plan, self.tally = plan, Tally(len(plan.inputs))
-        self.lost: list[Input] = []
+        self.lost: dict[Input, str] = {}
+        """What cannot be asked for, and why."""
         self.reasons: dict[str, int] = {}
         self.stopped: str | None = None
         self._log, self._view, self._codec, self._asks = log, view, codec, asks
@@ -1242,7 +1261,7 @@ class Follower:
         while room > 0 and self._todo:
             batch = [self._todo.pop() for _ in range(min(room, _FETCH, len(self._todo)))]
             lost = publish(self.plan, batch, self._log, self._view, self._codec, self._asks)
-            self.lost += lost
+            self.lost |= lost
             self._open |= set(batch) - set(lost)
             self.tally.total -= len(lost)
             room -= len(batch)

@@ -42,6 +42,7 @@ _POLL_S = 0.2
 _QUIET_S = 30.0
 _DECIDED_S = 120.0
 _WHY = 3
+_LONGEST = 80
 
 StageName = StrEnum("StageName", {name: name for name in r.STAGES})  # type: ignore[misc]
 Tenant = Annotated[str | None, typer.Option(help="Whose calls; default: the setting `tenant`.")]
@@ -467,11 +468,16 @@ def _end(follower: r.Follower) -> None:
 
 
 def _lost(follower: r.Follower) -> None:
-    if follower.lost:
-        calls = ", ".join(sorted({each.call for each in follower.lost})[:_WHY])
+    """Say what was left out, by its reason."""
+    by_reason: dict[str, list[str]] = {}
+    for each, why in follower.lost.items():
+        by_reason.setdefault(why, []).append(each.call)
+    for why, calls in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        some = sorted(set(calls))
+        named = ", ".join(call[:_LONGEST] for call in some[:_WHY])
+        more = ", ..." if len(some) > _WHY else ""
         err.print(
-            f"{len(follower.lost):,} events are in neither archive nor log any more and were left "
-            f"out (calls {calls}, ...)",
+            f"{len(calls):,} events were left out (calls {named}{more}): {why[:400]}",
             soft_wrap=True,
         )
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from services.replay import Plan, Selection, generations, read_plan, store_plan
+from schemas.events import CallEnded
+from schemas.examples import EXAMPLES
+from schemas.topics import ENDED, REPLAY, TOPICS
+from services.replay import Follower, Plan, Selection, generations, read_plan, select, store_plan
+from services.runtime.codec import Codec, FolderRegistry
+from services.runtime.errors import Invalid
+from services.runtime.log import Message
 from services.runtime.objects import DirectoryObjects
-from services.runtime.sqlite_log import Database, SqliteView
+from services.runtime.process import dead_letter
+from services.runtime.sqlite_log import Database, SqliteLog, SqliteView
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 OLD = round(NOON.timestamp() * 1000)
@@ -58,3 +66,65 @@ def test_a_generation_is_beyond_every_earlier_one(objects: DirectoryObjects) -> 
     made = [plan_of(objects, at).generation for at in clocks]
     assert generations(objects, "acme") == [OLD + 5, *made]
     assert made[-1] < 2**53, "readers of JSON take numbers for doubles"
+
+
+class Calls:
+    """A log in memory, replayed without a warehouse."""
+
+    def __init__(self) -> None:
+        database = Database(None)
+        self.codec = Codec(FolderRegistry())
+        self.view, self.log = SqliteView(database), SqliteLog(database)
+        self.view.create({topic.name: 1 for topic in TOPICS})
+
+    def ended(self, call: str, timestamp_ms: int) -> None:
+        happy: CallEnded = EXAMPLES["CallEnded"]["happy"]
+        event = replace(happy, call_id=call)
+        record = self.codec.encode(event, id=call, source="/tests", time=NOON)
+        self.log.commit([replace(record, timestamp_ms=timestamp_ms)], {})
+
+    def refused(self, call: str) -> None:
+        message = Message(ENDED, 0, 0, f"acme/{call}".encode(), b"no event", (), OLD)
+        letter = dead_letter("ingest", message, Invalid("not_framed", "no event"), OLD)
+        self.log.commit([letter], {})
+
+    def replayed(self, objects: DirectoryObjects, *, dead_letters: bool = False) -> Follower:
+        selection = Selection(tenant="acme", dead_letters=dead_letters)
+        found = select("ingest", selection, "log", None, self.view, self.codec)
+        plan = store_plan(
+            objects, self.view, "ingest", selection, found.inputs, options={}, shadow=False,
+            side_effects=False, reason="", requested_by="tests",
+        )  # fmt: skip
+        follower = Follower(plan, self.log, self.view, self.codec, None)
+        follower.publish()
+        return follower
+
+    def requests(self) -> list[Message]:
+        return list(self.view.scan(REPLAY))
+
+
+def test_an_input_without_a_sound_time_is_asked_for_without_it(objects: DirectoryObjects) -> None:
+    calls = Calls()
+    times = {"good": OLD, "epoch": 1, "far": 8_000_000_000_000, "absurd": 1 << 62}
+    for call, at in times.items():
+        calls.ended(call, at)
+    follower = calls.replayed(objects)
+    assert follower.lost == {}
+    asked = {e.call_id: e.input for e in (calls.codec.decode(m).event for m in calls.requests())}
+    assert {call: given.timestamp for call, given in asked.items()} == {
+        "good": NOON, "epoch": None, "far": None, "absurd": None,
+    }  # fmt: skip
+
+
+def test_an_input_that_no_request_can_carry_stops_no_other(objects: DirectoryObjects) -> None:
+    calls = Calls()
+    for call in ("good", "", "x" * 300):
+        calls.refused(call)
+    follower = calls.replayed(objects, dead_letters=True)
+    assert {each.call: why for each, why in follower.lost.items()} == {
+        "": "not_valid: ReplayRequested: call_id is empty",
+        "x"
+        * 300: "not_valid: ReplayRequested: call_id has 300 characters, at most 256 are allowed",
+    }
+    assert [message.key for message in calls.requests()] == [b"acme/good"]
+    assert (follower.tally.total, follower.asked) == (1, 1)
