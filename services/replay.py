@@ -51,7 +51,8 @@ from services.runtime.codec import Codec
 from services.runtime.errors import Invalid
 from services.runtime.log import Log, LogView, Message, Record, TopicPartition
 from services.runtime.objects import MissingObject, Objects
-from services.runtime.stage import event_id, refuse_unknown_options, utc_now
+from services.runtime.stage import Envelope, event_id, refuse_unknown_options, utc_now
+from services.sink.rows import basis_of
 from services.transcribe.settings import TranscribeSettings, with_options
 
 AHEAD = 200
@@ -191,6 +192,8 @@ class Input(msgspec.Struct, frozen=True, array_like=True):
     place: str = ""
     """partition-offset of a message of the log, or of the dead letter that holds the input."""
     letter: bool = False
+    basis_ms: int | None = None
+    """An erasure at or after it covers the input; plans of old do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +340,8 @@ def _from_archive(stage: str, selection: Selection, asks: Asks, codec: Codec) ->
     }[stage]
     rows = _rows(
         asks,
-        f"SELECT {_COLUMNS}, i.event_id AS event_id, {usable} AS usable, {known} AS known"
+        f"SELECT {_COLUMNS}, i.event_id AS event_id, {usable} AS usable, {known} AS known,"
+        " toUnixTimestamp64Milli(i.basis_at) AS basis"
         f" FROM ({calls}) AS c"
         f" LEFT JOIN (SELECT * FROM {current} WHERE tenant_id = {{tenant:String}}) AS i"
         " ON c.call_id = i.call_id"
@@ -365,9 +369,10 @@ def _from_archive(stage: str, selection: Selection, asks: Asks, codec: Codec) ->
 
 
 def _found(row: Mapping[str, Any], topic: str) -> Found:
+    made = Input(row["call_id"], topic, row["event_id"], "archive", basis_ms=int(row["basis"]))
     return Found(
-        Input(row["call_id"], topic, row["event_id"], "archive"), row["started_at"], row["queue"],
-        row["agent"], row["language"], row["engine"], int(row["audio_ms"]), int(row["words"]),
+        made, row["started_at"], row["queue"], row["agent"], row["language"], row["engine"],
+        int(row["audio_ms"]), int(row["words"]),
     )  # fmt: skip
 
 
@@ -434,9 +439,10 @@ def _events_from_archive(calls: str, parameters: Mapping[str, Any], asks: Asks) 
     """Every event of the selected calls that rows are made of."""
     rows = _rows(
         asks,
-        f"SELECT {_COLUMNS}, i.topic AS topic, i.event_id AS event_id FROM"
-        " (SELECT DISTINCT topic, event_id, call_id FROM events WHERE tenant_id ="
-        " {tenant:String} AND type != '' AND topic IN {topics:Array(String)}) AS i"
+        f"SELECT {_COLUMNS}, i.topic AS topic, i.event_id AS event_id, i.basis AS basis FROM"
+        " (SELECT topic, event_id, call_id, toUnixTimestamp64Milli(max(basis_at)) AS basis"
+        " FROM events WHERE tenant_id = {tenant:String} AND type != ''"
+        " AND topic IN {topics:Array(String)} GROUP BY topic, event_id, call_id) AS i"
         f" INNER JOIN ({calls}) AS c ON c.call_id = i.call_id"
         " ORDER BY c.started_at, c.call_id, i.topic, i.event_id",
         {**parameters, "topics": list(_STORED)},
@@ -473,8 +479,8 @@ def _of_letters(stage: str, letters: Iterable[DeadLetter], source: str, codec: C
         if isinstance(original, str):
             _count(left_out, original)
             continue
-        place = letter.id
-        made = Input(call, original.topic, original.event_id, source, place, True)
+        basis = _basis(letter, codec)
+        made = Input(call, original.topic, original.event_id, source, letter.id, True, basis)
         failed = _sound_time(letter.message.timestamp_ms)
         told = "failed" if failed is None else f"failed {failed:%Y-%m-%d %H:%M:%S}"
         found.append(Found(made, started_at=told))
@@ -499,6 +505,18 @@ def _original(letter: DeadLetter, stage: str, codec: Codec) -> OriginalInput | s
     if message.topic not in topics:
         return f"are dead letters of {message.topic}, which no replay of {stage} takes"
     return _as_input(message, about)
+
+
+def _basis(letter: DeadLetter, codec: Codec) -> int:
+    """What an erasure is compared with of what the stage was given."""
+    message = replace(letter.message, topic=letter.topic, headers=letter.original_headers)
+    try:
+        envelope = codec.decode(message)
+        if isinstance(envelope.event, ReplayRequested):
+            envelope = replace(envelope, replays=codec.replayed(envelope))
+    except Invalid as problem:
+        envelope = codec.undecodable(message, problem)
+    return basis_of(envelope)
 
 
 def _as_input(message: Message, about: str) -> OriginalInput:
@@ -613,13 +631,12 @@ def _events_from_log(
             if call not in wanted:
                 continue
             try:
-                id = codec.decode(message).id
+                envelope = codec.decode(message)
             except Invalid:
                 continue
-            if (call, id) not in seen:
-                seen.add((call, id))
-                place = f"{message.partition}-{message.offset}"
-                found.append(replace(wanted[call], input=Input(call, topic, id, "log", place)))
+            if (call, envelope.id) not in seen:
+                seen.add((call, envelope.id))
+                found.append(replace(wanted[call], input=_of_log(call, envelope)))
     left_out: dict[str, int] = {}
     _missing(selection, wanted, left_out)
     return Selected(found, left_out)
@@ -669,10 +686,15 @@ def _newest(
         rank = (_revision(event), envelope.generation, envelope.time, envelope.id)
         if call in newest and newest[call].rank >= rank:
             continue
-        place = f"{message.partition}-{message.offset}"
-        made = Input(call, topic, envelope.id, "log", place)
-        newest[call] = _Newest(rank, event, _told(made, event))
+        newest[call] = _Newest(rank, event, _told(_of_log(call, envelope), event))
     return newest
+
+
+def _of_log(call: str, envelope: Envelope[Any]) -> Input:
+    message = envelope.message
+    place = f"{message.partition}-{message.offset}"
+    basis = basis_of(envelope)
+    return Input(call, message.topic, envelope.id, "log", place, basis_ms=basis)
 
 
 def _revision(event: Any) -> int:
@@ -1095,14 +1117,8 @@ def _states(plan: Plan, calls: Sequence[str], asks: Asks) -> dict[str, _States]:
         " AND generation = {generation:Int64} GROUP BY call_id, stage, input_id"
         " UNION ALL SELECT call_id, 'erase', '', ('erased', '', '') AS latest, latest.1, latest.2,"
         " latest.3, toUnixTimestamp64Milli(max(erased_at)) FROM calls_erased"
-        " WHERE tenant_id = {tenant:String} AND call_id IN {calls:Array(String)}"
-        " AND toUnixTimestamp64Milli(erased_at) >= {since:Int64} GROUP BY call_id",
-        {
-            "tenant": plan.tenant,
-            "calls": list(calls),
-            "generation": plan.generation,
-            "since": round(plan.requested_at.timestamp() * 1000),
-        },
+        " WHERE tenant_id = {tenant:String} AND call_id IN {calls:Array(String)} GROUP BY call_id",
+        {"tenant": plan.tenant, "calls": list(calls), "generation": plan.generation},
     )
     found: dict[str, _States] = {}
     for row in rows:
@@ -1126,8 +1142,12 @@ def _recorded(plan: Plan, calls: Sequence[str], asks: Asks) -> dict[str, tuple[s
 
 
 def _outcome(plan: Plan, each: Input, states: _States, recorded: Sequence[str]) -> Outcome | None:
-    if ("erase", "") in states:
-        return states["erase", ""]
+    basis = each.basis_ms
+    if basis is None:
+        basis = round(plan.requested_at.timestamp() * 1000)
+    erased = states.get(("erase", ""))
+    if erased is not None and erased.at_ms >= basis:
+        return erased
     ids: Sequence[str] = (each.event_id,)
     last: Outcome | None = None
     for number, stage in enumerate(_CHAIN[plan.stage]):

@@ -223,7 +223,7 @@ def remake(warehouse: Tables, requests: Sequence[Envelope[Any]], *, words: bool 
     """Insert once more the rows of the events whose replay is requested, the archive's excepted.
 
     They take the place of those that the same events made before. What has been erased since stays
-    so, and erasures are not carried out again.
+    so, and its request is refused; erasures are not carried out again.
     """
     made = [
         (about(request), about(request.replays))
@@ -231,6 +231,13 @@ def remake(warehouse: Tables, requests: Sequence[Envelope[Any]], *, words: bool 
         if request.replays is not None and not isinstance(request.replays.event, CallErased)
     ]
     erased = _erased(warehouse, [it for _, it in made], {})
+    refused = [
+        (asked, it) for asked, it in made if it.basis <= erased.get((it.tenant, it.call), _NEVER)
+    ]
+    if refused:
+        digest = _digest([asked for asked, _ in refused], erased)
+        gone = [asked.state(NAME, it.id, "refused", reason="erased") for asked, it in refused]
+        _insert(warehouse, {"stage_states": list(zip(*gone, strict=True))}, f"erased/{digest}")
     made = [
         (asked, it) for asked, it in made if it.basis > erased.get((it.tenant, it.call), _NEVER)
     ]

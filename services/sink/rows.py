@@ -21,7 +21,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from schemas import events as e
-from schemas.topics import BY_NAME, DEAD_LETTER, RETRY_TIERS
+from schemas.topics import BY_NAME, DEAD_LETTER, REPLAY, RETRY_TIERS
 from services.runtime import headers as h
 from services.runtime.errors import Invalid
 from services.runtime.log import Message
@@ -190,10 +190,22 @@ def basis_of(envelope: Envelope[Any]) -> int:
         case e.AlertRaised():
             basis = max(milliseconds(event.call_published_at or event.raised_at), event.revision)
         case e.ReplayRequested():
-            basis = milliseconds(event.requested_at)
+            basis = min(milliseconds(event.requested_at), _basis_of_input(envelope))
         case _:
             basis = timestamp
     return min(_held(basis), timestamp)
+
+
+def _basis_of_input(request: Envelope[Any]) -> int:
+    """What an erasure is compared with of the input that `request` carries.
+
+    A request to another stage is not looked into: there it is the latest that it can be, the time
+    of the input's message.
+    """
+    if request.replays is not None:
+        return basis_of(request.replays)
+    at = request.event.input.timestamp
+    return LATEST_MS if at is None else milliseconds(at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +364,8 @@ def _rows(about: About) -> Rows:
             rows = _dead_letter(about, message)
         case Message() if message.topic in _RETRY_TOPICS:
             rows = _retry(about, message)
+        case Message() if message.topic == REPLAY:
+            rows = _refused(about, message)
         case e.CallEnded():
             rows = _ended(about, event)
         case e.CallRecorded():
@@ -664,6 +678,22 @@ def _dead_letter(about: About, message: Message) -> Rows:
         time=_held(message.timestamp_ms if failed is None else failed),
         reason=message.header(h.DEAD_REASON) or kind,
         detail=message.header(h.ERROR_MESSAGE) or "",
+    )
+    return {"stage_states": state}
+
+
+def _refused(about: About, message: Message) -> Rows:
+    """Of a request to the sink that cannot be read, or whose input cannot."""
+    problem, generation = about.envelope.problem, _number(message, h.GENERATION)
+    if message.header(h.REPLAY_STAGE) != NAME or problem is None or not generation:
+        return {}
+    state = replace(about, generation=generation).state(
+        NAME,
+        message.header(h.ID) or about.id,
+        "refused",
+        time=_held(message.timestamp_ms),
+        reason=problem.reason,
+        detail=problem.detail,
     )
     return {"stage_states": state}
 

@@ -376,6 +376,39 @@ def test_an_erased_call_does_not_hold_a_replay_up(through: Through) -> None:
     assert count(parts, "SELECT count() FROM calls") == CALLS - 1
 
 
+@pytest.mark.parametrize("stage", ["sink", "enrich"])
+def test_a_call_that_was_erased_before_does_not_come_back_from_the_log(
+    through: Through, stage: str
+) -> None:
+    parts = through.parts
+    log = parts.log()
+    now = utc_now()
+    for number in (1, 2):
+        gone = CallErased(
+            tenant_id=TENANT, call_id=f"call-{number}", erased_at=now, requested_by="tests"
+        )
+        log.commit([parts.codec.encode(gone, id=f"erase-{number}", source="/tests", time=now)], {})
+    log.close()
+    drained(parts)
+    hand_in(parts, through.folder, [2])
+    drained(parts)
+    found = selected(parts, stage, "log")
+    assert {each.call for each in found.inputs} == {f"call-{n}" for n in range(CALLS)}
+    # As if the warehouse were silent: everything is asked for.
+    plan = planned(parts, stage, found)
+    log = parts.log()
+    Follower(plan, log, parts.view, parts.codec, None, ahead=len(plan.inputs) + 1).publish()
+    log.close()
+    drained(parts)
+    counted = carried_out(parts, plan).tally
+    assert (counted.failed, counted.left) == (0, 0)
+    assert counted.erased > 0
+    assert counted.done > 0
+    of_it = "call_id = 'call-1' AND type != 'CallErased'"
+    assert count(parts, f"SELECT count() FROM events WHERE {of_it}") == 0
+    assert count(parts, "SELECT count() FROM calls") == CALLS - 1
+
+
 def test_decisions_that_make_no_sense_are_refused(through: Through) -> None:
     parts = through.parts
     asks = Here(parts.warehouse)

@@ -59,20 +59,24 @@ class Topics:
         )  # fmt: skip
         return self.read(self.message(record.topic, record.key, record.value, record.headers, time))
 
-    def replay(self, original: Envelope[Any], id: str, **changes: Any) -> Envelope[Any]:
-        """A request that the sink stores `original` again, as the sink gets it."""
+    def replay(
+        self, original: Envelope[Any], id: str, *, time: datetime = NOON, **changes: Any
+    ) -> Envelope[Any]:
+        """A request of `time` that the sink stores `original` again, as the sink gets it."""
         message = original.message
         asked = e.ReplayRequested(
             tenant_id=original.event.tenant_id, call_id=original.event.call_id,
-            requested_at=NOON, requested_by="operator", stage="sink",
+            requested_at=time, requested_by="operator",
             input=e.OriginalInput(
                 topic=message.topic, event_id=original.id, value=message.value,
                 headers=[e.OriginalHeader(name=n, value=v) for n, v in message.headers],
                 timestamp=datetime.fromtimestamp(message.timestamp_ms / 1000, UTC),
             ),
-            **{"generation": 7, **changes},
+            **{"generation": 7, "stage": "sink", **changes},
         )  # fmt: skip
-        request = self.send(asked, id)
+        request = self.send(asked, id, time=time, generation=asked.generation)
+        if asked.stage != "sink":
+            return request
         return replace(request, replays=self.codec.replayed(request))
 
     def wait(

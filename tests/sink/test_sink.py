@@ -496,6 +496,42 @@ def test_what_is_erased_is_not_made_again(warehouse: Warehouse, topics: Topics) 
     assert one(warehouse, "SELECT count() FROM segments") == 0
 
 
+@pytest.mark.parametrize("to", ["sink", "enrich"])
+def test_a_replay_brings_nothing_of_an_erased_call_back(
+    warehouse: Warehouse, topics: Topics, to: str
+) -> None:
+    life = life_of(topics, HAPPY)
+    sink(warehouse, [*life, erasure(topics, NOON + timedelta(hours=1))])
+    before = physical(warehouse)
+    request = topics.replay(life[2], "again", time=NOON + timedelta(hours=2), stage=to)
+    sink(warehouse, [request])
+    sink(warehouse, [request])
+    refused = "SELECT input_id, reason FROM stage_states FINAL WHERE state = 'refused'"
+    told = warehouse.query(f"{refused} AND stage = 'sink' AND generation = 7").rows
+    assert [tuple(row) for row in told] == ([(life[2].id, "erased")] if to == "sink" else [])
+    assert physical(warehouse) == before | {"stage_states": before["stage_states"] + len(told)}
+    # Handed in again after the erasure it is a call like any other.
+    later = NOON + timedelta(hours=3)
+    second = life_of(topics, replace(HAPPY, published_at=later), time=later)
+    sink(warehouse, second)
+    sink(warehouse, [topics.replay(second[2], "once more", time=later, stage=to)])
+    assert one(warehouse, "SELECT count() FROM replays") == 1
+
+
+def test_a_request_to_the_sink_that_cannot_be_read_is_refused(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    request = topics.replay(life_of(topics, HAPPY)[2], "again")
+    named = (h.REPLAY_STAGE, b"sink")
+    message = replace(request.message, headers=(*request.message.headers, named))
+    sink(warehouse, [topics.codec.undecodable(message, Invalid("not_avro", "its input is none"))])
+    assert one(
+        warehouse,
+        "SELECT stage, input_id, state, generation, reason, detail FROM stage_states",
+    ) == ("sink", "again", "refused", 7, "not_avro", "its input is none")
+    assert one(warehouse, "SELECT count() FROM call_states WHERE state = 'refused'") == 0
+
+
 @pytest.mark.parametrize("writes", [1, 3])
 def test_an_erasure_while_rows_are_made_again_is_noticed(
     warehouse: Warehouse, topics: Topics, writes: int
