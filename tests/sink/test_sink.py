@@ -433,6 +433,51 @@ def test_a_shadow_is_shown_by_no_view_until_it_is_promoted(
     assert content(warehouse, *shown) == before
 
 
+FINDINGS = (
+    "SELECT count() FROM current_enriched AS n JOIN current_transcribed AS t "
+    "ON n.tenant_id = t.tenant_id AND n.call_id = t.call_id AND n.transcript_id = t.event_id"
+)
+
+
+def enriched(
+    topics: Topics, of: Envelope[e.CallTranscribed], like: e.CallEnriched, id: str, *,
+    generation: int, shadow: bool = False,
+) -> Envelope[e.CallEnriched]:  # fmt: skip
+    event = replace(like, transcript_id=of.id)
+    return topics.send(event, id, generation=generation, shadow=shadow, causation_id=of.id)
+
+
+def test_findings_quote_the_transcript_that_is_shown(warehouse: Warehouse, topics: Topics) -> None:
+    life = life_of(topics, HAPPY)
+    shown, like = life[2], life[3].event
+    shadow = better(topics, generation=2, shadow=True)
+    sink(warehouse, [*life, enriched(topics, shown, like, "enriched/0", generation=0)])
+    sink(
+        warehouse, [shadow, enriched(topics, shadow, like, "enriched/2", generation=2, shadow=True)]
+    )
+    # Other rules over the transcript of today, while the shadow is looked at.
+    sink(warehouse, [enriched(topics, shown, like, "enriched/3", generation=3)])
+    current = "SELECT event_id FROM current_enriched"
+    assert one(warehouse, current) == "enriched/3"
+    sink(warehouse, [decision(topics, 2, e.Decision.PROMOTED)])
+    assert one(warehouse, current) == "enriched/2"
+    assert one(warehouse, FINDINGS) == 1
+    sink(warehouse, [enriched(topics, shadow, like, "enriched/4", generation=4)])
+    assert one(warehouse, current) == "enriched/4"
+    sink(warehouse, [decision(topics, 2, e.Decision.DISCARDED, minutes=1)])
+    assert one(warehouse, current) == "enriched/3"
+    assert one(warehouse, FINDINGS) == 1
+
+
+def test_a_transcript_that_is_not_enriched_yet_takes_no_findings_away(
+    warehouse: Warehouse, topics: Topics
+) -> None:
+    sink(warehouse, life_of(topics, HAPPY))
+    sink(warehouse, [better(topics, generation=1)])
+    assert one(warehouse, "SELECT state FROM calls") == "enriched"
+    assert one(warehouse, "SELECT count() FROM current_enriched") == 1
+
+
 def test_what_says_shadow_of_a_live_call_is_not_believed(
     warehouse: Warehouse, topics: Topics
 ) -> None:
