@@ -48,6 +48,8 @@ from tests.crash.scenario import (
 )
 
 _DEADLINE_S = 120.0
+# Plays of one point over the servers until its step is taken.
+_TRIES = 6
 
 
 @dataclass(frozen=True)
@@ -219,16 +221,32 @@ class Harness:
         before.close()
 
     def check_served(self, point: Point) -> Generator[int | list[str], int | None, None]:
-        """As `check`, over the servers."""
+        """As `check`, over the servers.
+
+        What comes in one batch depends there on how soon it comes: a step that was taken twice in
+        the rehearsal may be taken once. It is played again, and then the one before it is tried.
+        """
         phase, wanted = point.phase, self._wanted[point.phase.name]
-        space = self._space()
-        told = self._root / f"{space}.json"
+        name, number = point.step
+        space = ""
 
         def crash() -> None:
             self._put_back(phase, space)
-            points = Points(point.step, point.when)
+            points = Points(Step(name, number), point.when)
             servers.armed(points)
             phase.play(self._server_parts(space, points, self._plant))
+
+        for attempt in range(1, _TRIES + 1):
+            space = self._space()
+            status = yield self._fork(crash)
+            if status != 0:
+                break
+            if attempt % 2 == 0:
+                number = max(1, number - 1)
+        if status != -signal.SIGKILL:
+            yield [f"the step was not taken (status {status}, {attempt} tries)"]
+            return
+        told = self._root / f"{space}.json"
 
         def again() -> None:
             parts = self._server_parts(space, Points())
@@ -239,10 +257,6 @@ class Harness:
             )
             told.write_text(json.dumps(got))
 
-        status = yield self._fork(crash)
-        if status != -signal.SIGKILL:
-            yield [f"the step was not taken (status {status})"]
-            return
         status = yield self._fork(again)
         if status != 0:
             yield [f"did not recover: status {status}"]
