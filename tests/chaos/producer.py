@@ -46,7 +46,7 @@ class Platform:
                 "bootstrap.servers": bootstrap,
                 "enable.idempotence": True,
                 "partitioner": "murmur2_random",
-                "message.timeout.ms": 600_000,
+                "message.timeout.ms": 3_600_000,
                 "linger.ms": 5,
                 "log_level": 2,
             }
