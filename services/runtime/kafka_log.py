@@ -249,9 +249,8 @@ class KafkaLog:
         """
         if time.monotonic() < self._heard_at + self._settings.request_timeout_s:
             return consumer
-        if _reaches(consumer, self._read_topics[0]):
-            self._unanswered = 0
-        elif _reaches(self._connection.admin(), self._read_topics[0]):
+        topic = self._read_topics[0]
+        if not _reaches(consumer, topic) and _reaches(self._connection.admin(), topic):
             self._unanswered += 1
             if self._unanswered < _PROBES:
                 return consumer

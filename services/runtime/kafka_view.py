@@ -79,13 +79,13 @@ class KafkaView:
 
     @contextmanager
     def _asking(self) -> Iterator[AdminClient]:
-        """The client; after a failure a new one, which looks for the brokers anew."""
+        """The client; after a failure new ones are made, which look for the brokers anew."""
         try:
             with self._connection.answered():
                 self._admin = admin = self._admin or self._connection.admin()
                 yield admin
         except Transient:
-            self._admin = None
+            self._admin = self._reader = None
             raise
 
     def create(self, topics: Mapping[str, int]) -> list[str]:
@@ -126,13 +126,9 @@ class KafkaView:
 
     def ends(self, topic: str) -> dict[int, tuple[int, int]]:
         """As `LogView.ends`; transaction markers count among the offsets."""
-        try:
-            # Kept, for most of the time that a question takes goes to making a client.
-            self._reader = reader = self._reader or self._consumer()
-            return self._ask(lambda _: self._ends(reader, topic))
-        except Transient:
-            self._reader = None
-            raise
+        # Kept, for most of the time that a question takes goes to making a client.
+        self._reader = reader = self._reader or self._consumer()
+        return self._ask(lambda _: self._ends(reader, topic))
 
     def _ends(self, reader: Consumer, topic: str) -> dict[int, tuple[int, int]]:
         timeout_s = self._settings.request_timeout_s

@@ -66,8 +66,6 @@ class _Work:
     """When a message of a retry tier is due, by the stage's clock."""
     replay: bool = False
     """It gives way to live calls."""
-    gathers: bool = False
-    """It waits at first for others to be handled with."""
     batch: list[_Work] | None = None
     """Who works on it now; what an earlier batch has left to say of it counts no more."""
     discarded: bool = False
@@ -224,7 +222,9 @@ class _Loop:
                 for work in works
                 if work.records is None and work.due_ms <= now_ms and not work.replay
             ]
-            gathered = [work for work in busy if work.gathers and work.ready_at > now]
+            gathered = [
+                work for work in busy if work.ready_at > now and not work.waits and not work.tries
+            ]
             if len(gathered) >= min(self._stage.batch, self._capacity // 2):
                 # Enough for one batch; more would take the room of live calls.
                 for work in gathered:
@@ -249,7 +249,6 @@ class _Loop:
             every_s = self._policy.replay_gather_s
             if every_s and is_made_by_replay(self._stage, message):
                 # All that comes until the next tick is ready then, as one.
-                work.gathers = True
                 work.ready_at = (now // every_s + 1) * every_s
             if self._is_others(message):
                 work.records = []

@@ -182,8 +182,7 @@ def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> No
     others = [
         it
         for it in made
-        if not isinstance(it.envelope.event, CallErased)
-        and it.basis > erased.get((it.tenant, it.call), _NEVER)
+        if not isinstance(it.envelope.event, CallErased) and not _is_erased(it, erased)
     ]
     if asked:
         # The erasure is on record before anything is deleted: another sink that is inserting rows
@@ -231,16 +230,12 @@ def remake(warehouse: Tables, requests: Sequence[Envelope[Any]], *, words: bool 
         if request.replays is not None and not isinstance(request.replays.event, CallErased)
     ]
     erased = _erased(warehouse, [it for _, it in made], {})
-    refused = [
-        (asked, it) for asked, it in made if it.basis <= erased.get((it.tenant, it.call), _NEVER)
-    ]
+    refused = [(asked, it) for asked, it in made if _is_erased(it, erased)]
     if refused:
         digest = _digest([asked for asked, _ in refused], erased)
         gone = [asked.state(NAME, it.id, "refused", reason="erased") for asked, it in refused]
         _insert(warehouse, {"stage_states": list(zip(*gone, strict=True))}, f"erased/{digest}")
-    made = [
-        (asked, it) for asked, it in made if it.basis > erased.get((it.tenant, it.call), _NEVER)
-    ]
+    made = [(asked, it) for asked, it in made if not _is_erased(it, erased)]
     if not made:
         return
     digest = _digest([asked for asked, _ in made], erased)
@@ -314,6 +309,10 @@ def _erased(warehouse: Tables, made: Sequence[About], asked: Mapping[Call, int])
         if (tenant, call) in calls:
             erased[tenant, call] = max(at, erased.get((tenant, call), at))
     return erased
+
+
+def _is_erased(it: About, erased: Mapping[Call, int]) -> bool:
+    return it.basis <= erased.get((it.tenant, it.call), _NEVER)
 
 
 def _erase_later(

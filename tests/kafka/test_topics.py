@@ -94,20 +94,17 @@ def environment(broker: Broker, data: Path) -> dict[str, str]:
     }
 
 
-def command(values: Mapping[str, str], *words: str, status: int = 0) -> str:
-    done = subprocess.run(
+def attempt(values: Mapping[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "services.cli", *words],
         env=dict(values), capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
+
+
+def command(values: Mapping[str, str], *words: str, status: int = 0) -> str:
+    done = attempt(values, *words)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
-
-
-def rewind(values: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "services.cli", "topics", "rewind", "enrich"]
-    return subprocess.run(
-        words, env=dict(values), capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
 
 
 @contextmanager
@@ -196,8 +193,8 @@ def test_a_service_waits_for_its_topics_and_the_command_makes_them(
     alter(bare, ERASED, cleanup_policy="compact")
     command(values, "topics", "check")
     # Stopped while it joined, a member may count until its session is over.
-    deadline = time.monotonic() + PATIENCE_S
-    while (moved := rewind(values)).returncode and time.monotonic() < deadline:
+    rewind, deadline = ("topics", "rewind", "enrich"), time.monotonic() + PATIENCE_S
+    while (moved := attempt(values, *rewind)).returncode and time.monotonic() < deadline:
         assert "callstream.enrich has 1 members: stop them first" in moved.stderr
         time.sleep(1.0)
     assert "nothing was moved" in moved.stdout

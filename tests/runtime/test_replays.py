@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from schemas import events as e
 from schemas.topics import DEAD_LETTER, ENDED, ERASED, RECORDED, REPLAY, RETRY_TIERS
 from services.runtime import headers as h
 from services.runtime.codec import CLAIM_CHECK_BYTES, Codec, FolderRegistry
-from services.runtime.errors import Invalid, NotYet
+from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.log import Message, Record
 from services.runtime.objects import DirectoryObjects
 from services.runtime.process import process, topics_of
@@ -341,3 +341,23 @@ def test_what_replays_have_made_fills_no_room_of_live_calls(world: World) -> Non
     world.write(*(ended(f"again-{number}", 7) for number in range(300)), ended("live", 0))
     reads = Stage("reads", (ENDED, REPLAY), (), each(note), batch=20)
     world.run(reads, lambda: "live" in seen, fast(replay_gather_s=3_600.0, in_flight=32))
+
+
+def test_a_backlog_that_replays_have_made_keeps_its_waits(world: World) -> None:
+    """What is down is not asked without a pause because there is enough for a batch."""
+    asked: list[int] = []
+
+    def down(envelopes: Sequence[Envelope[Any]]) -> Iterator[tuple[int, Any]]:
+        asked.append(len(envelopes))
+        yield from ((at, Transient("down", "down")) for at in range(len(envelopes)))
+
+    event = replace(HAPPY, call_id="again", event_id="again")
+    world.write(*(
+        world.codec.encode(event, id=f"again-{number}", source="/test", time=NOW, generation=7)
+        for number in range(40)
+    ))  # fmt: skip
+    reads = Stage("reads", (ENDED, REPLAY), (), down, batch=20)
+    until = time.monotonic() + 1.0
+    policy = fast(replay_gather_s=3_600.0, backoff_s=600.0, backoff_max_s=600.0)
+    world.run(reads, lambda: time.monotonic() > until, policy)
+    assert asked == [20]
