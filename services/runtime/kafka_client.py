@@ -91,6 +91,13 @@ class KafkaSettings(BaseModel):
     session_timeout_s: float = Field(
         30.0, gt=0, description="A member that is silent for this long is dead (classic only)."
     )
+    group_instance_id: str = Field(
+        "",
+        pattern=r"^[-._A-Za-z0-9]{0,200}$",
+        description="A name of this replica that it keeps over restarts and no other has, such as "
+        "a StatefulSet's pod: killed, it goes on at once where it was, instead of after "
+        "session_timeout_s and transaction_timeout_s (classic only).",
+    )
     poll_timeout_s: float = Field(
         300.0, gt=0, description="A member that does not ask for messages for this long leaves."
     )
@@ -192,13 +199,20 @@ class Connection:
     def answered(self) -> Iterator[None]:
         """What the client raises, as `Transient` with the brokers' address.
 
-        A setting that it refuses is a ValueError instead: waiting would not mend it.
+        A setting that it refuses, and a name that another took, is a ValueError instead: waiting
+        would not mend it.
         """
         try:
             yield
         except (KafkaException, SystemError) as failure:
             if (told := client_error(failure)) is None:
                 raise
+            if fenced_by_name(failure):
+                raise ValueError(
+                    f"group_instance_id={self.settings.group_instance_id!r}: another process of "
+                    "this stage has taken this name; give each replica its own, and end one that "
+                    "was replaced"
+                ) from failure
             raise self._transient(told) from failure
         else:
             self._complaint = None
@@ -249,6 +263,15 @@ def client_error(failure: BaseException) -> KafkaError | None:
     if isinstance(failure, SystemError) and failure.__cause__ is not None:
         failure = failure.__cause__
     return failure.args[0] if isinstance(failure, KafkaException) else None
+
+
+def fenced_by_name(failure: BaseException) -> bool:
+    """Another client has taken this one's `group.instance.id`.
+
+    Of a fatal error only the text says which it is.
+    """
+    error, told = client_error(failure), KafkaError(KafkaError.FENCED_INSTANCE_ID)
+    return error is not None and (error.code() == told.code() or told.str() in error.str())
 
 
 def milliseconds(seconds: float) -> int:

@@ -31,6 +31,7 @@ from services.runtime.kafka_client import (
     Connection,
     KafkaSettings,
     client_error,
+    fenced_by_name,
     message_of,
     milliseconds,
 )
@@ -121,7 +122,9 @@ class KafkaLog:
         self._settings = settings
         self._connection = Connection(settings)
         self._group = group
-        self._id = f"{group or 'writer'}-{uuid.uuid4().hex}"
+        name = settings.group_instance_id if settings.group_protocol == "classic" else ""
+        self._named = bool(group and name)
+        self._id = f"{group or 'writer'}-{name if self._named else uuid.uuid4().hex}"
         self._leases: dict[TopicPartition, int] = {}
         self._lease_number = 0
         self._paused: set[TopicPartition] = set()
@@ -160,6 +163,7 @@ class KafkaLog:
 
     def _consumer_config(self) -> dict[str, Any]:
         classic = {
+            **({"group.instance.id": self._settings.group_instance_id} if self._named else {}),
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": milliseconds(self._settings.session_timeout_s),
             "heartbeat.interval.ms": milliseconds(self._settings.session_timeout_s / 10),
@@ -197,13 +201,17 @@ class KafkaLog:
             try:
                 return self._poll(consumer, limit, deadline, hold)
             except (KafkaException, SystemError) as failure:
-                if (error := client_error(failure)) is not None and error.fatal():
+                # A client that took back a name that another took would lose it to that again.
+                if _is_fatal(client_error(failure)) and not fenced_by_name(failure):
                     self._renew(consumer)
                 raise
 
     def _poll(
         self, consumer: Consumer, limit: int, deadline: float, hold: Collection[TopicPartition]
     ) -> list[Message]:
+        if self._named:
+            # Offsets that the forerunner of this name left in a transaction cannot be read.
+            self._ready_producer(time.monotonic() + self._settings.request_timeout_s)
         self._settle(consumer)
         self._pass_markers()
         while True:
@@ -397,12 +405,12 @@ class KafkaLog:
 
     def _on_error(self, error: KafkaError) -> None:
         self._connection.heard(error)
-        if error.code() in _OUTAGES or error.fatal():
+        if error.code() in _OUTAGES or _is_fatal(error):
             self._trouble = error
 
     def _on_producer_error(self, error: KafkaError) -> None:
         """A fatal one ends its commit and the producer; the consumer serves on."""
-        if not error.fatal():
+        if not _is_fatal(error):
             self._on_error(error)
 
     def _settle(self, consumer: Consumer) -> None:
@@ -517,7 +525,7 @@ class KafkaLog:
             ) from failure
         self._count(aborts=1)
         try:
-            if error is not None and error.fatal():
+            if _is_fatal(error):
                 self._producer = None
             else:
                 producer.abort_transaction(self._settings.request_timeout_s)
@@ -542,8 +550,8 @@ class KafkaLog:
                     "compression.type": "lz4",
                     **self._connection.config(),
                     "partitioner": "murmur2_random",
-                    # The same for every producer of this member: each new one ends what its
-                    # forerunner left open.
+                    # The same for every producer of this member, and for every process of its
+                    # name: each new one ends what its forerunner left open.
                     "transactional.id": self._id,
                     "transaction.timeout.ms": milliseconds(self._settings.transaction_timeout_s),
                     "delivery.report.only.error": True,
@@ -668,6 +676,11 @@ def _bounded(call: Callable[[], None], seconds: float) -> None:
         raise _Stuck(KafkaError(KafkaError._TIMED_OUT, "sending offsets does not come back"))
     if ended[0] is not None:
         raise ended[0]
+
+
+def _is_fatal(error: KafkaError | None) -> bool:
+    """Consumers tell of fatal errors as of others, under a code of their own."""
+    return error is not None and (error.fatal() or error.code() == KafkaError._FATAL)
 
 
 def _reaches(client: Consumer | AdminClient, topic: str) -> bool:

@@ -26,6 +26,10 @@ def main(arguments: list[str]) -> int:
         "--protocol", choices=("classic", "consumer"), default="classic",
         help="group protocol of the stages (classic)",
     )  # fmt: skip
+    parser.add_argument(
+        "--unnamed", action="store_true",
+        help="stages that are killed come back as new members of their groups (as themselves)",
+    )  # fmt: skip
     parser.add_argument("--report", type=Path, help="write the outcome to this Markdown file")
     parser.add_argument("--folder", type=Path, help="keep the stages' logs there")
     asked = parser.parse_args(arguments)
@@ -36,7 +40,7 @@ def main(arguments: list[str]) -> int:
         verdict = run(
             asked.calls, asked.kills, seed, lambda line: print(line, flush=True),
             limit_s=asked.limit, window=asked.window, protocol=asked.protocol,
-            folder=asked.folder,
+            named=not asked.unnamed, folder=asked.folder,
         )  # fmt: skip
     except ServerError as error:
         print(f"no servers: {error}", file=sys.stderr)
@@ -54,6 +58,7 @@ def report(verdict: Verdict, asked: argparse.Namespace) -> str:
     command = [
         "python", "-m", "tests.chaos", "--calls", str(asked.calls), "--kills", str(asked.kills),
         "--seed", str(verdict.seed), "--protocol", asked.protocol,
+        *(("--unnamed",) if asked.unnamed else ()),
         *(("--window", str(asked.window)) if asked.window else ()),
     ]  # fmt: skip
     faults = "\n".join(f"| {name} | {count} |" for name, count in sorted(verdict.faults.items()))

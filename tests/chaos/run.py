@@ -149,18 +149,20 @@ def run(
     limit_s: float = 3600.0,
     window: int | None = None,
     protocol: str = "classic",
+    named: bool = True,
     folder: Path | None = None,
     every_s: float = 5.0,
 ) -> Verdict:
     """Let `count` calls pass while `kills` kills and other faults strike; see `plan`.
 
     No more than `window` calls are under way at once, a fifteenth of all by default. What is not
-    over after `limit_s` is a violation too. Raises ServerError where a server cannot be had.
+    over after `limit_s` is a violation too. `named`: see `Suite`. Raises ServerError where a server
+    cannot be had.
     """
     began = time.monotonic()
     window = window or max(50, min(600, count // 15))
     with tempfile.TemporaryDirectory(prefix="callstream-chaos-") as made:
-        suite = Suite(folder or Path(made), protocol=protocol)
+        suite = Suite(folder or Path(made), protocol=protocol, named=named)
         with suite:
             verdict = _run(suite, count, kills, seed, say, began + limit_s, window, every_s)
     verdict.total_s = time.monotonic() - began

@@ -144,9 +144,15 @@ class Suite:
     """
 
     def __init__(
-        self, folder: Path, overrides: Mapping[str, str] | None = None, protocol: str = "classic"
+        self,
+        folder: Path,
+        overrides: Mapping[str, str] | None = None,
+        protocol: str = "classic",
+        named: bool = True,
     ) -> None:
+        """`named`: each stage has a name in its group that it keeps over restarts."""
         self.folder = folder
+        self._named = named
         self._overrides = dict(overrides or {})
         self._protocol = protocol
         self._stack = ExitStack()
@@ -175,7 +181,10 @@ class Suite:
             stack.callback(self._end_stages)
             self._prepare()
             for name in STAGES:
-                own = {PREFIX + "DATA_DIR": str(self.folder / name)}
+                own = {
+                    PREFIX + "DATA_DIR": str(self.folder / name),
+                    PREFIX + "LOG__KAFKA__GROUP_INSTANCE_ID": f"{name}-0" if self._named else "",
+                }
                 log = self.folder / f"{name}.log"
                 self.stages[name] = Stage(name, {**self._environ, **own}, log)
             self._stack = stack.pop_all()

@@ -37,7 +37,11 @@ settings, group, source, target, mode = sys.argv[1:]
 log = KafkaLog(KafkaSettings.model_validate_json(settings), group, [source])
 while True:
     got = log.messages(3, 0.2)
-    if mode == "stop" and got:
+    if mode == "open" and got:
+        log._producer.begin_transaction()
+        log._produce(log._producer, [Record(target, b"k", b"torn")], float("inf"))
+        log._send_offsets(log._producer, {m.source: m.offset + 1 for m in got}, float("inf"))
+    if mode in ("stop", "open") and got:
         print("read", flush=True)
         sys.stdin.readline()
     try:

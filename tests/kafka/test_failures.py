@@ -179,12 +179,16 @@ def test_a_consumer_that_met_a_fatal_error_is_replaced(broker: Broker, protocol:
         got = take(log, 5)
         consumer = log._consumer
 
+        class Told:
+            def error(self) -> KafkaError:
+                return KafkaError(KafkaError._FATAL, "spoiled")  # not flagged, as librdkafka does
+
         class Failed:
             def __getattr__(self, name: str) -> Any:
                 return getattr(consumer, name)
 
-            def consume(self, count: int, timeout: float) -> None:
-                raise KafkaException(KafkaError(KafkaError._FATAL, "spoiled", fatal=True))
+            def consume(self, count: int, timeout: float) -> list[Told]:
+                return [Told()]
 
         log._consumer = Failed()  # type: ignore[assignment]
         with pytest.raises(Transient, match="spoiled"):
