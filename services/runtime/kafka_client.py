@@ -199,20 +199,13 @@ class Connection:
     def answered(self) -> Iterator[None]:
         """What the client raises, as `Transient` with the brokers' address.
 
-        A setting that it refuses, and a name that another took, is a ValueError instead: waiting
-        would not mend it.
+        A setting that it refuses is a ValueError instead: waiting would not mend it.
         """
         try:
             yield
         except (KafkaException, SystemError) as failure:
             if (told := client_error(failure)) is None:
                 raise
-            if fenced_by_name(failure):
-                raise ValueError(
-                    f"group_instance_id={self.settings.group_instance_id!r}: another process of "
-                    "this stage has taken this name; give each replica its own, and end one that "
-                    "was replaced"
-                ) from failure
             raise self._transient(told) from failure
         else:
             self._complaint = None
@@ -263,15 +256,6 @@ def client_error(failure: BaseException) -> KafkaError | None:
     if isinstance(failure, SystemError) and failure.__cause__ is not None:
         failure = failure.__cause__
     return failure.args[0] if isinstance(failure, KafkaException) else None
-
-
-def fenced_by_name(failure: BaseException) -> bool:
-    """Another client has taken this one's `group.instance.id`.
-
-    Of a fatal error only the text says which it is.
-    """
-    error, told = client_error(failure), KafkaError(KafkaError.FENCED_INSTANCE_ID)
-    return error is not None and (error.code() == told.code() or told.str() in error.str())
 
 
 def milliseconds(seconds: float) -> int:

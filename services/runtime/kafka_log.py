@@ -31,7 +31,6 @@ from services.runtime.kafka_client import (
     Connection,
     KafkaSettings,
     client_error,
-    fenced_by_name,
     message_of,
     milliseconds,
 )
@@ -139,6 +138,7 @@ class KafkaLog:
         self._ends: dict[TopicPartition, int] = {}
         self._markers_at = time.monotonic() + _MARKERS_S
         self._heard_at = time.monotonic()
+        self._fenced_at = float("-inf")
         self._unanswered = 0
         self._trouble: KafkaError | None = None
         self._producer: Producer | None = None
@@ -201,8 +201,10 @@ class KafkaLog:
             try:
                 return self._poll(consumer, limit, deadline, hold)
             except (KafkaException, SystemError) as failure:
-                # A client that took back a name that another took would lose it to that again.
-                if _is_fatal(client_error(failure)) and not fenced_by_name(failure):
+                error = client_error(failure)
+                if error is not None and _is_fatal(error):
+                    if KafkaError(KafkaError.FENCED_INSTANCE_ID).str() in error.str():
+                        self._yield_name()
                     self._renew(consumer)
                 raise
 
@@ -266,6 +268,20 @@ class KafkaLog:
         self._heard_at, self._unanswered = time.monotonic(), 0
         return consumer
 
+    def _yield_name(self) -> None:
+        """Another has joined under this member's name: raise ValueError if it goes on doing so.
+
+        Once is nothing: a client that joins again while the broker still has its first request is
+        taken for another of its name.
+        """
+        now, before = time.monotonic(), self._fenced_at
+        self._fenced_at = now
+        if now < before + self._settings.session_timeout_s:
+            raise ValueError(
+                f"group_instance_id={self._settings.group_instance_id!r}: another process of group "
+                f"{self._group} has this name; give each replica its own"
+            )
+
     def _renew(self, consumer: Consumer) -> Consumer:
         """A client that serves no more: another takes its place in the group."""
         self._drop(list(self._leases))
@@ -314,11 +330,11 @@ class KafkaLog:
                 if not first <= offset <= end:
                     raise OffsetGone(self._group, source, offset, first, end)
                 at[source] = offset
-        self._nowhere.clear()
         self._unassign(consumer, at)
         consumer.incremental_assign(
             [KafkaPartition(*source, begin) for source, begin in at.items()]
         )
+        self._nowhere.clear()
 
     def _give(self, limit: int, hold: Collection[TopicPartition]) -> list[Message]:
         """Up to `limit` of what was read ahead, some of each partition."""
@@ -418,9 +434,9 @@ class KafkaLog:
         if not self._doubtful:
             return
         self._ready_producer(time.monotonic() + self._settings.request_timeout_s)
-        again, self._doubtful = self._doubtful, set()
-        self._unassign(consumer, again)
-        self._on_assign(consumer, _partitions(again))
+        self._unassign(consumer, self._doubtful)
+        self._on_assign(consumer, _partitions(self._doubtful))
+        self._doubtful.clear()
 
     # Writing
 
@@ -525,7 +541,7 @@ class KafkaLog:
             ) from failure
         self._count(aborts=1)
         try:
-            if _is_fatal(error):
+            if error is not None and _is_fatal(error):
                 self._producer = None
             else:
                 producer.abort_transaction(self._settings.request_timeout_s)
@@ -678,9 +694,9 @@ def _bounded(call: Callable[[], None], seconds: float) -> None:
         raise ended[0]
 
 
-def _is_fatal(error: KafkaError | None) -> bool:
-    """Consumers tell of fatal errors as of others, under a code of their own."""
-    return error is not None and (error.fatal() or error.code() == KafkaError._FATAL)
+def _is_fatal(error: KafkaError) -> bool:
+    """Consumers tell of fatal errors as of others, under one code; the text says which."""
+    return error.fatal() or error.code() == KafkaError._FATAL
 
 
 def _reaches(client: Consumer | AdminClient, topic: str) -> bool:

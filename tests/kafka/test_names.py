@@ -10,11 +10,12 @@ import pytest
 from services.runtime.errors import Transient
 from services.runtime.kafka_client import KafkaSettings
 from services.runtime.kafka_log import KafkaLog
-from services.runtime.log import Lost
+from services.runtime.log import Record
 from stack.broker import Broker
 from tests.kafka.members import (
     after,
     copies,
+    copy,
     line,
     member,
     numbers,
@@ -48,31 +49,47 @@ def test_who_was_killed_in_a_transaction_goes_on_at_once(broker: Broker) -> None
     until(lambda: written(settings, target) == numbers(10))
 
 
-def test_a_second_process_of_one_name_takes_it_and_the_first_is_told(broker: Broker) -> None:
+def test_of_two_processes_of_one_name_one_is_told(broker: Broker) -> None:
     settings = settings_for(broker, session_timeout_s=SESSION_S, group_instance_id="one")
     group, source, target = topics(settings, 10)
-    with closing(KafkaLog(settings, group, [source])) as first:
-        got = take(first, 10)
-        with closing(KafkaLog(settings, group, [source])) as second:
-            again = take(second, 10)
-            with pytest.raises((Lost, Transient)):
-                first.commit(copies(got, target), after(got))
+    with (
+        closing(KafkaLog(settings, group, [source])) as first,
+        closing(KafkaLog(settings, group, [source])) as second,
+    ):
+        asked = [first]
 
-            def told() -> bool:
-                with suppress(Transient):
-                    first.messages(1, 0.2)
-                return False
+        def both() -> bool:
+            for log in (first, second):
+                asked[0] = log
+                copy(log, target)
+            return False
 
-            with pytest.raises(ValueError, match="group_instance_id='one': another process"):
-                until(told)
+        with pytest.raises(ValueError, match="group_instance_id='one': another process of group"):
+            until(both)
+        left = first if asked == [second] else second
+        until(lambda: copy(left, target) >= 0 and written(settings, target).total() >= 10)
+        with closing(KafkaLog(settings)) as writer:
+            writer.commit([Record(source, b"k", b"10")], {})
+        until(lambda: copy(left, target) > 0)
+    until(lambda: written(settings, target) == numbers(11))
 
-            def committed() -> bool:
-                with suppress(Transient):  # while it was there, the first ended its transactions
-                    second.commit(copies(again, target), after(again))
-                    return True
-                return False
 
-            until(committed)
+def test_a_client_that_is_taken_for_another_once_goes_on(broker: Broker) -> None:
+    settings = settings_for(broker, session_timeout_s=SESSION_S, group_instance_id="one")
+    group, source, target = topics(settings, 10)
+    with closing(KafkaLog(settings, group, [source])) as log:
+        take(log, 10)
+        before = log._consumer
+        with closing(KafkaLog(settings, group, [source])) as other:
+            take(other, 10)
+
+        def renewed() -> bool:
+            with suppress(Transient):
+                log.messages(0, 0.1)
+            return log._consumer is not before
+
+        until(renewed)
+        until(lambda: copy(log, target) >= 0 and written(settings, target).total() >= 10)
     until(lambda: written(settings, target) == numbers(10))
 
 
