@@ -137,7 +137,8 @@ class Parts:
             read = self.view.committed(self.group(name))
             for topic in SOURCES[name]:
                 lags[name, topic] = sum(
-                    end - read.get(TopicPartition(topic, part), first)
+                    # The ends were asked before: the stage may have gone past them.
+                    max(0, end - read.get(TopicPartition(topic, part), first))
                     for part, (first, end) in ends.get(topic, {}).items()
                 )
         return lags

@@ -108,8 +108,9 @@ def _readable(error: Exception) -> str:
 def asking(settings: Settings, patience_s: float = 30.0) -> Iterator[Asks]:
     """Whoever can answer: the running suite where there is one, else the warehouse itself.
 
-    Waits while the suite starts, or another command has the warehouse open. Raises Transient when
-    that takes longer than `patience_s`.
+    The tables of a server are the sink's to make: here they are only read. Waits while the suite
+    starts, or another command has the warehouse open. Raises Transient when that takes longer than
+    `patience_s`, and where a server has not the tables of this version.
     """
     deadline = time.monotonic() + patience_s
     while True:
@@ -119,7 +120,8 @@ def asking(settings: Settings, patience_s: float = 30.0) -> Iterator[Asks]:
                 yield there
                 return
         try:
-            warehouse = Warehouse.open(settings.sink)
+            embedded = settings.sink.url is None
+            warehouse = (Warehouse.open if embedded else Warehouse.as_found)(settings.sink)
             break
         except Transient as failure:
             if failure.reason != "warehouse_locked" or time.monotonic() > deadline:

@@ -68,6 +68,7 @@ INSERT_SETTINGS: Mapping[str, int] = {
 }
 
 _TABLE_ALREADY_EXISTS = 57
+_UNKNOWN_TABLE, _UNKNOWN_DATABASE = 60, 81
 # After this whoever migrates is taken for dead.
 _LONGEST_MIGRATION_S = 120
 _MIGRATING = threading.Lock()
@@ -147,6 +148,33 @@ class Warehouse:
                 with warehouse._client():  # kept: the engine closes with its last client
                     pass
             warehouse.migrate()
+        except BaseException:
+            warehouse.close()
+            raise
+        return warehouse
+
+    @classmethod
+    def as_found(cls, settings: SinkSettings) -> Warehouse:
+        """The tables of a server as the sink keeps them: nothing is made, and reading is enough.
+
+        Raises Transient when the server does not answer, or the tables are not those of this
+        version yet.
+        """
+        warehouse = cls(settings)
+        try:
+            try:
+                missing = warehouse._pending(migrations())
+            except DatabaseError as error:
+                if error.code not in (_UNKNOWN_TABLE, _UNKNOWN_DATABASE):
+                    raise
+                missing = migrations()
+            if missing:
+                raise Transient(
+                    "warehouse_behind",
+                    f"{settings.url}, database {settings.database}, lacks migration "
+                    f"{', '.join(f'{each.number:04d}_{each.name}' for each in missing)}; the sink "
+                    "of this version applies it when it starts",
+                )
         except BaseException:
             warehouse.close()
             raise

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.loopback import asking
+from services.runtime.errors import Transient
+from services.settings import Settings
 from services.sink.handler import stage
 from services.sink.rows import EARLIEST_MS, TABLES
 from services.sink.settings import SinkSettings
@@ -45,6 +49,31 @@ def test_several_that_migrate_a_server_at_once_agree(server: str) -> None:
     finally:
         for warehouse in warehouses:
             warehouse.close()
+
+
+def test_who_only_asks_a_server_makes_nothing_there(server: str) -> None:
+    settings = Settings(sink=SinkSettings(url=server, database="asked"))
+    with (
+        pytest.raises(Transient, match=r"warehouse_behind: .*database asked, lacks .*0001_.*0002_"),
+        asking(settings),
+    ):
+        pass
+    with closing(Warehouse(SinkSettings(url=server, database="default"))) as beside:
+        assert beside.query("SELECT count() FROM system.databases WHERE name = 'asked'").rows == [
+            (0,)
+        ]
+    with closing(Warehouse.open(settings.sink)) as sink:
+        with asking(settings) as asks:
+            assert asks.ask("SELECT count() FROM calls", "TSV") == b"0\n"
+        last = migrations()[-1].number
+        sink.command(f"ALTER TABLE migrations DELETE WHERE number = {last}")
+        with (
+            pytest.raises(
+                Transient, match=rf"warehouse_behind: .* lacks migration {last:04d}_\w+;"
+            ),
+            asking(settings),
+        ):
+            pass
 
 
 def test_who_died_while_migrating_is_given_up(
