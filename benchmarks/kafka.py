@@ -44,6 +44,7 @@ from services.runtime.observe import Observer, configure_logs
 from services.runtime.process import topics_of
 from services.runtime.settings import Policy
 from services.runtime.stage import Envelope, Output, Stage, each
+from services.serve import collect_rarely
 from services.sink.handler import stage as sink_stage
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Warehouse
@@ -307,6 +308,7 @@ def main() -> None:
     asked.add_argument("--calls", type=int, default=1000)
     asked.add_argument("--rounds", type=int, default=5)
     options = asked.parse_args()
+    collect_rarely()  # as in a stage's process
     configure_logs("WARNING")
     with tempfile.TemporaryDirectory() as name, Broker() as broker:
         folder = Path(name)

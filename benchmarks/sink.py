@@ -28,6 +28,7 @@ from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.log import Message
 from services.runtime.objects import DirectoryObjects
 from services.runtime.stage import Envelope
+from services.serve import collect_rarely
 from services.sink.handler import stage
 from services.sink.rows import TABLES, Columns, about, columns_of
 from services.sink.settings import SinkSettings
@@ -114,6 +115,7 @@ def main() -> None:
     asked.add_argument("--rounds", type=int, default=5)
     asked.add_argument("--batch", type=int, default=SinkSettings().batch)
     options = asked.parse_args()
+    collect_rarely()  # as in a stage's process
     ratios, cpu_ratios, rates = [], [], []
     shares: defaultdict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import secrets
@@ -27,6 +28,17 @@ from services.settings import PREFIX, Settings, WrongSetting, load
 
 # How often a log that cannot be opened yet is tried again.
 _REOPEN_S = 2.0
+
+
+def collect_rarely() -> None:
+    """Let Python look for cycles less often than by default, in this process.
+
+    A batch of events is many small objects that live together and make no cycles: going through
+    them again and again took half of the time in which the sink makes rows.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 10, 10)
 
 
 class AlreadyRunning(Exception):
@@ -65,6 +77,7 @@ class Running:
             )
 
     def start(self) -> None:
+        collect_rarely()
         for thread in (*self._threads, self._measuring):
             thread.start()
 

@@ -99,7 +99,10 @@ class KafkaSettings(BaseModel):
         "session_timeout_s and transaction_timeout_s (classic only).",
     )
     poll_timeout_s: float = Field(
-        300.0, gt=0, description="A member that does not ask for messages for this long leaves."
+        120.0,
+        gt=0,
+        description="A member that does not ask for messages for this long leaves; an answer to "
+        "its joining is waited for no longer either (classic).",
     )
     transaction_timeout_s: float = Field(
         30.0, gt=0, description="A commit takes no longer; the broker aborts it after that."

@@ -88,6 +88,7 @@ def outage(
             "LOOP__BACKOFF_S": "0.5",
             "LOOP__BACKOFF_MAX_S": "30",
             "LOG__KAFKA__REQUEST_TIMEOUT_S": "15",
+            "LOG__KAFKA__POLL_TIMEOUT_S": "120",
             "LOG__KAFKA__TRANSACTION_TIMEOUT_S": "30",
             "LOG__KAFKA__SESSION_TIMEOUT_S": "30",
             "LOOP__PATIENCE_S": "30",

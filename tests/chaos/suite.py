@@ -39,6 +39,7 @@ PROFILE: Mapping[str, str] = {
     "LOG__KIND": "kafka",
     "LOG__KAFKA__REPLICATION_FACTOR": "1",
     "LOG__KAFKA__SESSION_TIMEOUT_S": "6",
+    "LOG__KAFKA__POLL_TIMEOUT_S": "30",
     "LOG__KAFKA__TRANSACTION_TIMEOUT_S": "8",
     "LOG__KAFKA__REQUEST_TIMEOUT_S": "6",
     "OBJECTS__KIND": "s3",
