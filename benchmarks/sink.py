@@ -44,11 +44,9 @@ class Timed:
         self.inner = inner
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def insert(
-        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str
-    ) -> None:
+    def insert(self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]]) -> None:
         started = time.perf_counter()
-        self.inner.insert(table, columns, data, token)
+        self.inner.insert(table, columns, data)
         self.seconds["insert"] += time.perf_counter() - started
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Result:

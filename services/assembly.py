@@ -174,10 +174,8 @@ class _CountedTables:
     warehouse: Warehouse
     inserted: Callable[[str, int], None]
 
-    def insert(
-        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str
-    ) -> None:
-        self.warehouse.insert(table, columns, data, token)
+    def insert(self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]]) -> None:
+        self.warehouse.insert(table, columns, data)
         self.inserted(table, len(data[0]) if data else 0)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Result:

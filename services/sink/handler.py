@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -40,9 +39,7 @@ _STAYS = {"events": "type = 'CallErased'", "stage_states": "state = 'erased'"}
 class Tables(Protocol):
     """What the handler needs of a warehouse."""
 
-    def insert(
-        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str
-    ) -> None: ...
+    def insert(self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]]) -> None: ...
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Result: ...
 
@@ -170,8 +167,7 @@ def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> No
     An event that is archived already, or comes twice, adds no row; one that its stage made anew
     since adds the state of that stage, for what failed or waited in between is over. Stopped
     anywhere and called again, this leaves what one whole run leaves: the archive comes last, what
-    comes before it is inserted again under the same tokens, and rows that still come twice are one
-    row by their key.
+    comes before it is inserted again, and rows that come twice are one row by their key.
     """
     erasures = [it for it in made if isinstance(it.envelope.event, CallErased)]
     if erasures:
@@ -188,7 +184,7 @@ def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> No
         # The erasure is on record before anything is deleted: another sink that is inserting rows
         # of the call either sees it when it looks again, or was done before the deletion.
         asking = {"calls_erased": columns_of(erasures)["calls_erased"]}
-        _insert(warehouse, asking, _digest(erasures, erased))
+        _insert(warehouse, asking)
         _delete(warehouse, asked)
     # Asked after the deletion: an event of an erased call that is handed in again is no repeat.
     archived = _archived(warehouse, others)
@@ -202,16 +198,15 @@ def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> No
     repeats = len(fresh) < len(others)
     if again:
         renewals = [(it.tenant, it.call, it.id, it.basis) for it in again]
-        renewed = {"renewals": list(zip(*renewals, strict=True))}
-        _insert(warehouse, renewed, _digest(again, erased))
+        _insert(warehouse, {"renewals": list(zip(*renewals, strict=True))})
     fresh += erasures
     columns = columns_of(fresh, words=words)
     columns.pop("calls_erased", None)
-    _insert(warehouse, columns, _digest(fresh, erased))
+    _insert(warehouse, columns)
     anew = _made_anew(warehouse, others) if repeats else []
     if anew:
-        states = {"stage_states": list(zip(*(it.done for it in anew if it.done), strict=True))}
-        _insert(warehouse, states, f"anew/{_digest(anew, erased)}")
+        done = [it.done for it in anew if it.done]
+        _insert(warehouse, {"stage_states": list(zip(*done, strict=True))})
     later = _erase_later(warehouse, [*fresh, *again, *anew], erased)
     if any(it.basis > later.get((it.tenant, it.call), it.basis) for it in again):
         # What these repeat may have been deleted before they were on record: look again.
@@ -232,18 +227,16 @@ def remake(warehouse: Tables, requests: Sequence[Envelope[Any]], *, words: bool 
     erased = _erased(warehouse, [it for _, it in made], {})
     refused = [(asked, it) for asked, it in made if _is_erased(it, erased)]
     if refused:
-        digest = _digest([asked for asked, _ in refused], erased)
         gone = [asked.state(NAME, it.id, "refused", reason="erased") for asked, it in refused]
-        _insert(warehouse, {"stage_states": list(zip(*gone, strict=True))}, f"erased/{digest}")
+        _insert(warehouse, {"stage_states": list(zip(*gone, strict=True))})
     made = [(asked, it) for asked, it in made if not _is_erased(it, erased)]
     if not made:
         return
-    digest = _digest([asked for asked, _ in made], erased)
     columns = columns_of([it for _, it in made], words=words)
     del columns["events"]
-    _insert(warehouse, columns, f"remade/{digest}")
+    _insert(warehouse, columns)
     done = [asked.state(NAME, it.id, "done") for asked, it in made]
-    _insert(warehouse, {"stage_states": list(zip(*done, strict=True))}, f"remade-done/{digest}")
+    _insert(warehouse, {"stage_states": list(zip(*done, strict=True))})
     _erase_later(warehouse, [it for _, it in made], erased)
 
 
@@ -364,26 +357,8 @@ def _delete(warehouse: Tables, erased: Mapping[Call, int]) -> None:
             warehouse.command(f"ALTER TABLE {table} DELETE WHERE {covered}", parameters)
 
 
-def _insert(warehouse: Tables, rows: Mapping[str, Columns], batch: str) -> None:
-    """Insert `rows` in the order of TABLES, one block per table; `batch` names them."""
+def _insert(warehouse: Tables, rows: Mapping[str, Columns]) -> None:
+    """Insert `rows` in the order of TABLES, one block per table."""
     for table, columns in TABLES.items():
         if table in rows:
-            warehouse.insert(table, columns, rows[table], f"{NAME}/{table}/{batch}")
-
-
-def _digest(made: Sequence[About], erased: Mapping[Call, int]) -> str:
-    """Names the batch's data: the same messages, and of each call the same life.
-
-    Positions are part of it because ids are not enough: a call that is handed in again after it
-    was erased has the same event ids, and a token that was used before its rows were deleted would
-    refuse them.
-    """
-    digest = hashlib.sha256()
-    for it in made:
-        message = it.envelope.message
-        life = erased.get((it.tenant, it.call), 0)
-        named = (
-            message.topic, message.partition, message.offset, it.id, it.generation, life,
-        )  # fmt: skip
-        digest.update(repr(named).encode())
-    return digest.hexdigest()
+            warehouse.insert(table, columns, rows[table])

@@ -8,6 +8,7 @@ import queue
 import re
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,11 +56,10 @@ RETRIABLE_CODES: Mapping[int, str] = {
     999: "KEEPER_EXCEPTION",
 }
 
-# One insert is one block, whatever its size, and is done when the call returns; its token decides
-# whether it is a repeat. Each of these has a default that breaks one of the two.
+# One insert is one block, whatever its size, and is done when the call returns; each of these has a
+# default that breaks it.
 INSERT_SETTINGS: Mapping[str, int] = {
     "async_insert": 0,
-    "insert_deduplicate": 1,
     "max_insert_block_size": 1 << 32,
     "min_insert_block_size_rows": 1 << 32,
     "min_insert_block_size_bytes": 1 << 40,
@@ -232,13 +232,11 @@ class Warehouse:
         finally:
             self._idle.put(client)
 
-    def insert(
-        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str
-    ) -> None:
+    def insert(self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]]) -> None:
         """Insert `data`, one sequence per column, as one block; durable and visible on return.
 
-        A second insert with the same `token` is dropped as long as the table's window remembers
-        it, whatever its data: the token must name the data.
+        One that fails may have taken place. Inserted again, its rows are there twice until the
+        engine merges them; to those who read with FINAL they are there once.
         """
         with _translated(f"insert into {table}"), self._client() as client:
             if table not in self._types:
@@ -252,9 +250,9 @@ class Warehouse:
                 names,
                 column_types=types,
                 column_oriented=True,
-                settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
+                settings={**INSERT_SETTINGS, **_never_a_repeat()},
             )
-            # Beyond 2 MB the driver sends several blocks; under one token the second is a repeat.
+            # Beyond 2 MB the driver sends several blocks.
             context.req_block_size = len(data[0])
             context.data = data
             client.insert(context=context)
@@ -362,6 +360,15 @@ class Warehouse:
             yield
         finally:
             self.command("DROP TABLE IF EXISTS migrating SYNC")
+
+
+def _never_a_repeat() -> dict[str, str]:
+    """The setting by which the engine takes an insert for no other, whatever its version.
+
+    It would drop the retry of one that it was killed in: it puts down that it knows an insert
+    before the rows are there. Rows that come twice are one by their key instead.
+    """
+    return {"insert_deduplication_token": uuid.uuid4().hex}
 
 
 def _held_elsewhere(path: Path) -> bool:

@@ -135,11 +135,9 @@ class CountedWarehouse(Warehouse):
 
     points: Points
 
-    def insert(
-        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str
-    ) -> None:
+    def insert(self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]]) -> None:
         with self.points.step(f"warehouse.insert {table}"):
-            super().insert(table, columns, data, token)
+            super().insert(table, columns, data)
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         with self.points.step(f"warehouse.command {_statement(sql)}"):

@@ -60,9 +60,7 @@ class Read:
 class _NoTables:
     """A warehouse that holds nothing and takes all."""
 
-    def insert(
-        self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]], token: str
-    ) -> None:
+    def insert(self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]]) -> None:
         assert len({len(column) for column in data}) == 1, f"{table}: columns of unequal length"
         assert len(columns) == len(data), f"{table}: {len(data)} columns for {len(columns)} names"
 

@@ -34,16 +34,14 @@ def test_the_tables_have_the_columns_that_rows_fill_in_their_order(warehouse: Wa
         assert set(columns) == {name for (name,) in found.rows}, table
 
 
-def test_every_table_remembers_its_insert_tokens(warehouse: Warehouse) -> None:
+def test_rows_that_come_twice_are_one_row_in_every_table(warehouse: Warehouse) -> None:
     found = warehouse.query(
-        "SELECT name, create_table_query FROM system.tables "
+        "SELECT name, engine FROM system.tables "
         "WHERE database = currentDatabase() AND engine LIKE '%MergeTree'"
     )
-    without = {
-        name for name, sql in found.rows if "non_replicated_deduplication_window = 1000" not in sql
+    assert set(found.rows) == {
+        (name, "ReplacingMergeTree") for name in TABLES.keys() | {"migrations"}
     }
-    assert without == {"migrations"}
-    assert {name for name, _ in found.rows} == TABLES.keys() | {"migrations"}
 
 
 def test_every_view_says_what_it_shows(warehouse: Warehouse) -> None:
@@ -145,9 +143,9 @@ def test_a_mistake_is_not_taken_for_an_outage(warehouse: Warehouse) -> None:
         warehouse.query("SELECT * FROM no_such_table")
     columns = TABLES["calls_erased"]
     data: list[list[Any]] = [["x"], ["x"], ["x"], [0], ["x"], ["x"]]
-    warehouse.insert("calls_erased", columns, data, "token")
+    warehouse.insert("calls_erased", columns, data)
     with pytest.raises(ValueError, match="calls_erased was inserted with columns"):
-        warehouse.insert("calls_erased", columns[::-1], data, "token")
+        warehouse.insert("calls_erased", columns[::-1], data)
 
 
 def test_a_code_that_may_succeed_later_is_transient(warehouse: Warehouse) -> None:
