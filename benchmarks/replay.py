@@ -37,7 +37,9 @@ from services.assembly import Parts, project_root
 from services.ingest.entrances import call_ended_for
 from services.ingest.handler import upload
 from services.loopback import Asks, Here, running
-from services.replay import Follower, Selection, select, store_plan
+from services.replay.plans import store_plan
+from services.replay.progress import Follower
+from services.replay.selection import Selection, select
 from services.runtime.audio import decode
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.log import TopicPartition

@@ -22,6 +22,22 @@ def subject_of(event: Any) -> str:
     return f"{event.tenant_id}/{about}"
 
 
+def revision_of(event: Any) -> int:
+    """Milliseconds of the platform's last change that `event` knows of; the greater supersedes.
+
+    0 where it says nothing. Of an erasure, the time that it reaches to: a later one of the same
+    call is another one.
+    """
+    match event:
+        case e.CallEnded():
+            when = event.source_updated_at or event.occurred_at
+        case e.CallErased():
+            when = event.erased_at
+        case _:
+            return int(getattr(event, "revision", 0))
+    return round(when.timestamp() * 1000)
+
+
 def problem_with(event: Any) -> str | None:
     """What is wrong with `event`, naming field and value; None when it is sound."""
     if problem := _problem_with_id("tenant_id", event.tenant_id):

@@ -38,6 +38,14 @@ class Asks(Protocol):
         """The answer in one of ClickHouse's formats. Raises Question, or Transient."""
 
 
+def rows_of(
+    asks: Asks, sql: str, parameters: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The answer row by row, column -> value. Raises as `ask`."""
+    answer = asks.ask(sql, "JSONEachRow", parameters)
+    return [json.loads(line) for line in answer.splitlines() if line]
+
+
 class Here:
     """Asks a warehouse of this process."""
 

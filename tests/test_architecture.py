@@ -119,6 +119,13 @@ def test_the_product_knows_nothing_of_the_tools_around_it() -> None:
             assert not below(name, {"stack", "tests", "benchmarks"}), f"{name_of(path)}: {name}"
 
 
+def test_nothing_below_the_command_knows_it() -> None:
+    for path in SOURCES:
+        if not name_of(path).startswith("services/cli/"):
+            for name in imports(path):
+                assert not below(name, {"services.cli"}), f"{name_of(path)}: {name}"
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_knows_the_runtime_and_no_other_stage(stage: str) -> None:
     """Its `__main__` may also start it, which takes the assembly."""
@@ -153,6 +160,20 @@ def test_imports_do_not_go_in_circles() -> None:
 
     for module in modules:
         visit(module, ())
+
+
+def test_what_a_module_keeps_to_itself_no_other_imports() -> None:
+    for path in SOURCES:
+        for name in imports(path):
+            private = [part for part in name.split(".") if part.startswith("_")]
+            ours = below(name, {"services", "schemas"})
+            assert not (ours and private), f"{name_of(path)}: {name}"
+
+
+def test_a_package_forwards_no_names() -> None:
+    for path in SOURCES:
+        if path.name == "__init__.py":
+            assert all(isinstance(node, ast.Expr) for node in tree_of(path).body), name_of(path)
 
 
 def test_names_say_what_is_inside() -> None:

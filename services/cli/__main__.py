@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.events import CallEnriched, CallTranscribed, Role
+from services import dead_letters as dead
 from services.assembly import STAGES, Parts
-from services.cli import dead_letters as dead
 from services.cli.archive import NoSuchCall, newest
 from services.cli.console import Stop, err, log_to_file, out
 from services.cli.demo import demo as run_demo

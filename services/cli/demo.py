@@ -20,7 +20,7 @@ from services.assembly import Parts, project_root
 from services.cli.follow import follow
 from services.ingest.entrances import call_ended_for
 from services.ingest.handler import upload
-from services.loopback import Asks, Here
+from services.loopback import Asks, Here, rows_of
 from services.serve import AlreadyRunning, embedded
 from services.settings import Settings
 
@@ -170,7 +170,7 @@ def _megabytes(folder: Path) -> float:
 def _show(asks: Asks, samples: Sequence[Sample], out: Console) -> None:
     engine = asks.ask("SELECT DISTINCT engine, model FROM calls WHERE tenant_id = 'demo'", "TSV")
     out.print(f"speech by {', '.join(engine.decode().split())}", highlight=False)
-    calls = {row["call_id"]: row for row in _json(asks, _CALLS)}
+    calls = {row["call_id"]: row for row in rows_of(asks, _CALLS)}
     table = Table("call", "turns", "customer's course", "heard", "score", "alerts", "WER")
     for sample in samples:
         row = calls.get(sample.call_id)
@@ -220,11 +220,6 @@ LEFT JOIN (SELECT call_id, groupArray((quarter, label)) AS course FROM call_cour
     WHERE tenant_id = 'demo' AND role = 'CUSTOMER' GROUP BY call_id) AS k ON c.call_id = k.call_id
 WHERE c.tenant_id = 'demo'
 """
-
-
-def _json(asks: Asks, sql: str) -> list[dict[str, Any]]:
-    lines = asks.ask(sql, "JSONEachRow").decode().splitlines()
-    return [json.loads(line) for line in lines if line]
 
 
 _SIGNS = {"NEGATIVE": "[red]-[/]", "NEUTRAL": "o", "POSITIVE": "[green]+[/]"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from services.loopback import Asks
+from services.loopback import Asks, rows_of
 
 # States in which nothing more happens to a call by itself.
 THROUGH = frozenset({"enriched", "failed", "no_recording", "erased"})
@@ -39,13 +38,12 @@ class State:
 
 def states(asks: Asks, tenant: str, call_ids: Collection[str]) -> dict[str, State]:
     """call_id -> state, of the calls that the warehouse knows."""
-    answer = asks.ask(
+    rows = rows_of(
+        asks,
         "SELECT call_id, state, state_reason, degradations FROM calls"
         " WHERE tenant_id = {tenant:String} AND call_id IN {ids:Array(String)}",
-        "JSONEachRow",
         {"tenant": tenant, "ids": sorted(call_ids)},
     )
-    rows = [json.loads(line) for line in answer.decode().splitlines() if line]
     return {
         row["call_id"]: State(row["state"], row["state_reason"], tuple(row["degradations"]))
         for row in rows

@@ -24,12 +24,22 @@ from rich.progress import (
 from rich.table import Table
 
 from schemas.events import Decision
-from services import replay as r
-from services.assembly import Parts
+from services.assembly import STAGES, Parts
 from services.cli.console import Stop, err, log_to_file, out
-from services.comparison import Comparison, Pair, compare
 from services.enrich.trials import Trials
 from services.loopback import Asks, asking, running
+from services.replay.comparison import Comparison, Pair, compare
+from services.replay.decisions import check_decision, decide, decision, overtaken
+from services.replay.plans import Plan, generations, read_plan, store_plan
+from services.replay.progress import AHEAD, Estimate, Follower, estimate, tally
+from services.replay.selection import (
+    Found,
+    Selected,
+    Selection,
+    check_options,
+    moment,
+    select,
+)
 from services.runtime.errors import Invalid, Transient
 from services.serve import AlreadyRunning, embedded
 from services.settings import Settings, load
@@ -44,7 +54,7 @@ _DECIDED_S = 120.0
 _WHY = 3
 _LONGEST = 80
 
-StageName = StrEnum("StageName", {name: name for name in r.STAGES})  # type: ignore[misc]
+StageName = StrEnum("StageName", {name: name for name in STAGES})  # type: ignore[misc]
 Tenant = Annotated[str | None, typer.Option(help="Whose calls; default: the setting `tenant`.")]
 Generation = Annotated[int, typer.Argument(help="As `replay list` names it.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Ask for everything at once and leave.")]
@@ -109,7 +119,7 @@ def replay(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     detach: Detach = False,
-    ahead: Ahead = r.AHEAD,
+    ahead: Ahead = AHEAD,
 ) -> None:
     """Run a stage again over calls of the past.
 
@@ -118,14 +128,14 @@ def replay(
     if context.invoked_subcommand is not None:
         return
     if stage is None:
-        raise Stop(f"--stage is missing: one of {', '.join(r.STAGES)}")
+        raise Stop(f"--stage is missing: one of {', '.join(STAGES)}")
     settings = load()
     log_to_file(settings)
-    selection = r.Selection(
+    selection = Selection(
         tenant=tenant or settings.tenant,
         calls=tuple(call or ()),
-        since=None if from_ is None else r.moment(from_),
-        until=None if to is None else r.moment(to, ends=True),
+        since=None if from_ is None else moment(from_),
+        until=None if to is None else moment(to, ends=True),
         queue=queue,
         agent=agent,
         language=language,
@@ -143,10 +153,8 @@ def replay(
     with _asked(settings, source) as asks, err.status("looking for the calls"):
         group = parts.group("sink")
         read = parts.view.committed(group) if source is From.auto and asks is not None else None
-        selected = r.select(
-            stage.value, selection, source.value, asks, parts.view, parts.codec, read
-        )
-        cost = r.estimate(stage.value, selection.tenant, selected.found, asks) if dry_run else None
+        selected = select(stage.value, selection, source.value, asks, parts.view, parts.codec, read)
+        cost = estimate(stage.value, selection.tenant, selected.found, asks) if dry_run else None
     for why, count in selected.left_out.items():
         err.print(f"left out: {count:,} {why}", soft_wrap=True)
     if cost is not None:
@@ -159,7 +167,7 @@ def replay(
     count = len(selected.found)
     if count > _ASKED_FROM and not yes and sys.stdin.isatty():
         typer.confirm(f"run {stage.value} again over {count:,} events?", abort=True, err=True)
-    plan = r.store_plan(
+    plan = store_plan(
         parts.objects, parts.view, stage.value, selection, selected.inputs, options=options,
         shadow=shadow, side_effects=side_effects, reason=reason, requested_by=_user(),
     )  # fmt: skip
@@ -174,16 +182,16 @@ def resume(
     generation: Generation,
     tenant: Tenant = None,
     detach: Detach = False,
-    ahead: Ahead = r.AHEAD,
+    ahead: Ahead = AHEAD,
 ) -> None:
     """Go on with a replay that was stopped."""
     settings = load()
     log_to_file(settings)
     parts = Parts(settings)
-    plan = r.read_plan(parts.objects, tenant or settings.tenant, generation)
+    plan = read_plan(parts.objects, tenant or settings.tenant, generation)
     if plan.shadow:
         with asking(settings) as asks:
-            decided = r.decision(asks, plan.tenant, generation)
+            decided = decision(asks, plan.tenant, generation)
         if decided:
             raise Stop(f"replay {generation} is {decided.lower()}: it is over")
     good = _carry_out(settings, parts, plan, ahead, detach)
@@ -203,10 +211,10 @@ def list_(
     owner = tenant or settings.tenant
     rows = []
     with asking(settings) as asks:
-        for generation in reversed(r.generations(parts.objects, owner)[-limit:]):
-            plan = r.read_plan(parts.objects, owner, generation)
-            counted = r.tally(plan, asks)
-            decided = r.decision(asks, owner, generation).lower()
+        for generation in reversed(generations(parts.objects, owner)[-limit:]):
+            plan = read_plan(parts.objects, owner, generation)
+            counted = tally(plan, asks)
+            decided = decision(asks, owner, generation).lower()
             rows.append(
                 {
                     "generation": generation,
@@ -245,12 +253,12 @@ def compare_(
     """What a shadow says against what readers see: per call and in sum."""
     settings = load()
     parts = Parts(settings)
-    plan = r.read_plan(parts.objects, tenant or settings.tenant, generation)
+    plan = read_plan(parts.objects, tenant or settings.tenant, generation)
     with asking(settings) as asks:
-        decided = r.decision(asks, plan.tenant, generation).lower()
+        decided = decision(asks, plan.tenant, generation).lower()
         if not plan.shadow or decided == "promoted":
             raise Stop(f"replay {generation} is what readers see: there is nothing to compare")
-        counted = r.tally(plan, asks)
+        counted = tally(plan, asks)
         compared = compare(plan, asks)
     parts.close()
     if format is Form.json:
@@ -296,17 +304,17 @@ def _decide(
     settings = load()
     log_to_file(settings)
     parts = Parts(settings)
-    plan = r.read_plan(parts.objects, tenant or settings.tenant, generation)
+    plan = read_plan(parts.objects, tenant or settings.tenant, generation)
     with asking(settings) as asks:
-        known = r.decision(asks, plan.tenant, generation)
-        counted = r.tally(plan, asks)
-        r.check_decision(plan, wanted, known, counted, partial=partial)
+        known = decision(asks, plan.tenant, generation)
+        counted = tally(plan, asks)
+        check_decision(plan, wanted, known, counted, partial=partial)
         log = parts.log()
-        r.decide(log, parts.codec, asks, plan, wanted, _user(), reason)
+        decide(log, parts.codec, asks, plan, wanted, _user(), reason)
         log.close()
     with _at_work(settings) as (asks, trouble), err.status("waiting for the warehouse"):
         deadline = time.monotonic() + _DECIDED_S
-        while r.decision(asks, plan.tenant, generation) != wanted:
+        while decision(asks, plan.tenant, generation) != wanted:
             if (why := trouble()) is not None:
                 raise Stop(f"it is on record, and nothing goes on: {why}")
             if time.monotonic() > deadline:
@@ -315,7 +323,7 @@ def _decide(
                     "does the sink run? `callstream topics` shows its lag"
                 )
             time.sleep(_POLL_S)
-        later = r.overtaken(plan, asks) if wanted is Decision.PROMOTED else 0
+        later = overtaken(plan, asks) if wanted is Decision.PROMOTED else 0
     parts.close()
     failed = f", {counted.failed:,} failed and stay as they were" if counted.failed else ""
     out.print(f"replay {generation} is {wanted.value.lower()}: {counted.done:,} done{failed}")
@@ -362,7 +370,7 @@ def _at_work(settings: Settings) -> Iterator[tuple[Asks, Callable[[], str | None
         yield stack.enter_context(asking(settings)), trouble
 
 
-def _carry_out(settings: Settings, parts: Parts, plan: r.Plan, ahead: int, detach: bool) -> bool:
+def _carry_out(settings: Settings, parts: Parts, plan: Plan, ahead: int, detach: bool) -> bool:
     """Publish what is left of the plan and follow it; whether all of it went well."""
     again = f"`callstream replay resume {plan.generation}`"
     with ExitStack() as stack:
@@ -370,7 +378,7 @@ def _carry_out(settings: Settings, parts: Parts, plan: r.Plan, ahead: int, detac
         stack.callback(log.close)
         if detach:
             asks = stack.enter_context(_asked(settings, From.auto))
-            follower = r.Follower(
+            follower = Follower(
                 plan, log, parts.view, parts.codec, asks, ahead=len(plan.inputs) + 1
             )
             follower.publish()
@@ -386,7 +394,7 @@ def _carry_out(settings: Settings, parts: Parts, plan: r.Plan, ahead: int, detac
                 f"{failure.detail}. Nothing can be followed without the warehouse: {again} once it "
                 "is back, or with --detach now"
             ) from failure
-        follower = r.Follower(plan, log, parts.view, parts.codec, asks, ahead=ahead)
+        follower = Follower(plan, log, parts.view, parts.codec, asks, ahead=ahead)
         try:
             _follow(follower, trouble)
         except (KeyboardInterrupt, Transient) as stopped:
@@ -404,7 +412,7 @@ def _carry_out(settings: Settings, parts: Parts, plan: r.Plan, ahead: int, detac
     return not (follower.stopped or follower.tally.failed or follower.lost)
 
 
-def _follow(follower: r.Follower, trouble: Callable[[], str | None]) -> None:
+def _follow(follower: Follower, trouble: Callable[[], str | None]) -> None:
     """Step until it is over, showing how far it is."""
     began = moved = told = time.monotonic()
     start = follower.tally.done
@@ -453,7 +461,7 @@ def _follow(follower: r.Follower, trouble: Callable[[], str | None]) -> None:
                 time.sleep(_POLL_S)
 
 
-def _end(follower: r.Follower) -> None:
+def _end(follower: Follower) -> None:
     counted = follower.tally
     told = [f"{counted.done:,} of {counted.total:,} done"]
     for what in ("failed", "waiting", "erased", "left"):
@@ -467,7 +475,7 @@ def _end(follower: r.Follower) -> None:
     _lost(follower)
 
 
-def _lost(follower: r.Follower) -> None:
+def _lost(follower: Follower) -> None:
     """Say what was left out, by its reason."""
     by_reason: dict[str, list[str]] = {}
     for each, why in follower.lost.items():
@@ -495,7 +503,7 @@ def _options(settings: Settings, stage: str, tenant: str, given: list[str]) -> d
         if key in options:
             raise Stop(f"--option {key} is given twice")
         options[key] = value
-    r.check_options(stage, options)
+    check_options(stage, options)
     # Of an embedded suite the rules lie on this machine, and are tried before anything is asked.
     if "rules" in options and settings.log.kind == "sqlite":
         try:
@@ -514,7 +522,7 @@ def _user() -> str:
         return "unknown"
 
 
-def _tell(stage: str, cost: r.Estimate, selected: r.Selected) -> None:
+def _tell(stage: str, cost: Estimate, selected: Selected) -> None:
     """What a dry run says."""
     takes = cost.rate if cost.seconds is None else f"about {_span(cost.seconds)}, at {cost.rate}"
     events = "" if cost.events == cost.calls else f" ({cost.events:,} events)"
@@ -526,7 +534,7 @@ def _tell(stage: str, cost: r.Estimate, selected: r.Selected) -> None:
               f"input   {size / 1e6:,.1f} MB")  # fmt: skip
     out.print(f"{stage} takes {takes}", soft_wrap=True)
     table = Table("call", "started", "queue", "agent", "language", "engine", "audio s")
-    shown: dict[str, r.Found] = {each.input.call: each for each in selected.found}
+    shown: dict[str, Found] = {each.input.call: each for each in selected.found}
     step = max(1, len(shown) // _SAMPLE)
     for each in list(shown.values())[::step][:_SAMPLE]:
         table.add_row(

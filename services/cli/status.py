@@ -22,7 +22,7 @@ from rich.text import Text
 
 from schemas.topics import REPLAY, RETRY_TIERS
 from services.assembly import SOURCES, STAGES, Parts
-from services.loopback import asking, health_url, readiness
+from services.loopback import asking, health_url, readiness, rows_of
 from services.runtime import headers as h
 from services.runtime.errors import Transient
 from services.runtime.log import LogView, TopicPartition
@@ -229,9 +229,7 @@ class Looker:
 
     def _ask_warehouse(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         with asking(self._settings, patience_s=self._limit_s / 2) as asks:
-            waiting = asks.ask(_WAITING, "JSONEachRow").splitlines()
-            replays = asks.ask(_REPLAYS, "JSONEachRow").splitlines()
-        return [json.loads(line) for line in waiting], [json.loads(line) for line in replays]
+            return rows_of(asks, _WAITING), rows_of(asks, _REPLAYS)
 
     def _ask_log(self) -> _LogSaid:
         if self._view is None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from schemas.checks import revision_of
 from schemas.events import (
     CallEnded,
     CallRecorded,
@@ -191,11 +192,6 @@ def stage(
         handle=each(handle_one),
         workers=settings.workers,
     )
-
-
-def revision_of(call: CallEnded) -> int:
-    """Milliseconds since the epoch of what the platform last changed; the greater supersedes."""
-    return round((call.source_updated_at or call.occurred_at).timestamp() * 1000)
 
 
 def key_part(text: str) -> str:

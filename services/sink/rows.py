@@ -21,10 +21,12 @@ from itertools import chain, repeat
 from typing import Any
 
 from schemas import events as e
+from schemas.checks import revision_of
 from schemas.topics import BY_NAME, DEAD_LETTER, REPLAY, RETRY_TIERS
 from services.runtime import headers as h
 from services.runtime.errors import Invalid
 from services.runtime.log import Message
+from services.runtime.process import whole_number
 from services.runtime.stage import Envelope
 
 NAME = "sink"
@@ -161,18 +163,6 @@ def call_of(envelope: Envelope[Any]) -> tuple[str, str]:
     return tenant, call
 
 
-def revision_of(event: Any) -> int:
-    """Milliseconds of the platform's last change that `event` knows of; 0 where it says nothing.
-
-    Of an erasure, the time that it reaches to: a later one of the same call is another one.
-    """
-    if isinstance(event, e.CallEnded):
-        return milliseconds(event.source_updated_at or event.occurred_at)
-    if isinstance(event, e.CallErased):
-        return milliseconds(event.erased_at)
-    return int(getattr(event, "revision", 0))
-
-
 def basis_of(envelope: Envelope[Any]) -> int:
     """What an erasure is compared with, ms: an erasure at or after it covers the event.
 
@@ -307,7 +297,8 @@ def _original(message: Message) -> Message | None:
     topic = message.header(h.RETRY_TOPIC)
     if topic not in BY_NAME:
         return None
-    partition, offset = _number(message, h.RETRY_PARTITION), _number(message, h.RETRY_OFFSET)
+    partition = whole_number(message, h.RETRY_PARTITION)
+    offset = whole_number(message, h.RETRY_OFFSET)
     return replace(
         message,
         topic=topic,
@@ -646,12 +637,12 @@ def _retry(about: About, message: Message) -> Rows:
         # It is stored together with this row.
         handled = about.state(NAME, about.id, "done", time=_held(message.timestamp_ms))
         return {"stage_states": handled}
-    due = _number(message, h.RETRY_DUE_MS)
+    due = whole_number(message, h.RETRY_DUE_MS)
     state = about.state(
         stage,
         about.id,
         "waiting",
-        attempt=_number(message, h.RETRY_ATTEMPT) or 0,
+        attempt=whole_number(message, h.RETRY_ATTEMPT) or 0,
         time=_held(message.timestamp_ms),
         reason=message.header(h.RETRY_REASON) or "",
         detail=message.header(h.RETRY_DETAIL) or "",
@@ -667,14 +658,14 @@ def _dead_letter(about: About, message: Message) -> Rows:
     if not stage or settled not in (None, DROPPED):
         return {}
     kind = (message.header(h.ERROR_CLASS) or "").rpartition(".")[2]
-    failed = _number(message, h.DEAD_AT_MS)
+    failed = whole_number(message, h.DEAD_AT_MS)
     refused = "refused" if kind == Invalid.__name__ else "failed"
     state = about.state(
         stage,
         about.id,
         # Of the time of its failure: to drop a letter says nothing new of what came after it.
         DROPPED if settled else refused,
-        attempt=_number(message, h.DEAD_ATTEMPT) or 0,
+        attempt=whole_number(message, h.DEAD_ATTEMPT) or 0,
         time=_held(message.timestamp_ms if failed is None else failed),
         reason=message.header(h.DEAD_REASON) or kind,
         detail=message.header(h.ERROR_MESSAGE) or "",
@@ -684,7 +675,7 @@ def _dead_letter(about: About, message: Message) -> Rows:
 
 def _refused(about: About, message: Message) -> Rows:
     """Of a request to the sink that cannot be read, or whose input cannot."""
-    problem, generation = about.envelope.problem, _number(message, h.GENERATION)
+    problem, generation = about.envelope.problem, whole_number(message, h.GENERATION)
     if message.header(h.REPLAY_STAGE) != NAME or problem is None or not generation:
         return {}
     state = replace(about, generation=generation).state(
@@ -696,12 +687,6 @@ def _refused(about: About, message: Message) -> Rows:
         detail=problem.detail,
     )
     return {"stage_states": state}
-
-
-def _number(message: Message, name: str) -> int | None:
-    """A whole number from a header; None where it is none, since these rows must never fail."""
-    text = message.header(name) or ""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 def _segments(said: Sequence[e.Segment]) -> list[Sequence[Any]]:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from services.cli.replay import _lost
-from services.replay import GONE, Input
+from services.replay.inputs import Input
+from services.replay.plans import GONE
 
 
 def test_what_was_left_out_is_told_by_its_reason(capsys: pytest.CaptureFixture[str]) -> None:

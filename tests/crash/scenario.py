@@ -33,7 +33,7 @@ from schemas.events import (
 )
 from schemas.topics import ENDED, REPLAY, RETRY_TIERS, TOPICS
 from services.assembly import SOURCES, STAGES, Parts, project_root
-from services.cli.dead_letters import redrive, unsettled
+from services.dead_letters import redrive, unsettled
 from services.ingest.entrances import DropFolder
 from services.ingest.handler import audio_key
 from services.ingest.settings import IngestSettings

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.checks import revision_of
 from schemas.events import CallEnded, CallRecorded, Recording, RecordingStatus, Role
 from schemas.examples import EXAMPLES
 from services.ingest.fetch import Fetch, Fetched, redacted
-from services.ingest.handler import key_part, revision_of, stage
+from services.ingest.handler import key_part, stage
 from services.ingest.settings import IngestSettings
 from services.runtime.audio import AudioInfo, AudioLimits
 from services.runtime.errors import Failure, Invalid, NotYet, Transient

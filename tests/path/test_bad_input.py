@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from schemas.events import CallEnded, Platform, Recording, RecordingStatus, Source
 from schemas.topics import DEAD_LETTER, ENDED, RECORDED, RETRY_TIERS, TRANSCRIBED
 from services.assembly import Parts, project_root
-from services.cli.dead_letters import DeadLetter, unsettled
+from services.dead_letters import DeadLetter, unsettled
 from services.loopback import Asks, asking
 from services.runtime import headers as h
 from services.runtime.audio import decode

@@ -21,7 +21,9 @@ from services.enrich.settings import EnrichSettings
 from services.ingest.entrances import call_ended_for
 from services.ingest.handler import upload
 from services.loopback import Here
-from services.replay import Follower, Plan, Selected, Selection, select, store_plan
+from services.replay.plans import Plan, store_plan
+from services.replay.progress import Follower
+from services.replay.selection import Selected, Selection, select
 from services.runtime.audio import decode
 from services.runtime.objects import Objects
 from services.serve import Running

@@ -11,7 +11,9 @@ import pytest
 from schemas.events import CallEnded
 from schemas.examples import EXAMPLES
 from schemas.topics import ENDED, REPLAY, TOPICS
-from services.replay import Follower, Plan, Selection, generations, read_plan, select, store_plan
+from services.replay.plans import Plan, generations, read_plan, store_plan
+from services.replay.progress import Follower
+from services.replay.selection import Selection, select
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Invalid
 from services.runtime.log import Message

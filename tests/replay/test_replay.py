@@ -15,20 +15,13 @@ import pytest
 from schemas.events import CallErased, Decision
 from schemas.topics import ALERTS, REPLAY, TRANSCRIBED
 from services.assembly import project_root
-from services.cli.dead_letters import unsettled
-from services.comparison import compare
+from services.dead_letters import unsettled
 from services.loopback import Here
-from services.replay import (
-    Follower,
-    Refused,
-    check_decision,
-    decide,
-    decision,
-    generations,
-    moment,
-    read_plan,
-    tally,
-)
+from services.replay.comparison import compare
+from services.replay.decisions import check_decision, decide, decision
+from services.replay.plans import generations, read_plan
+from services.replay.progress import Follower, tally
+from services.replay.selection import Refused, moment
 from services.runtime.sqlite_log import SqliteView
 from services.runtime.stage import utc_now
 from services.transcribe.stub_engine import StubEngine

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from services.comparison import edits, tokens
 from services.loopback import Asks, Here, Question
-from services.replay import (
+from services.replay.comparison import edits, tokens
+from services.replay.progress import estimate
+from services.replay.selection import (
     Refused,
     Selected,
     Selection,
     check_condition,
     check_options,
-    estimate,
     moment,
     select,
 )

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from schemas import topics
 from schemas.events import CallRecorded, CallTranscribed
-from services.replay import Refused, check_options
+from services.replay.selection import Refused, check_options
 from services.runtime.errors import Failure, Invalid, NotYet, Transient
 from services.runtime.log import Message
 from services.runtime.objects import DirectoryObjects

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from services.loopback import Asks
-from services.replay import Plan
+from services.loopback import Asks, rows_of
+from services.replay.plans import Plan
 
 _CHUNK = 100
 # Scripts that are written without spaces: every character counts as a word.
@@ -153,17 +152,16 @@ def _both(
         " {calls:Array(String)} AND generation != {generation:Int64}"
     )
     for side, query in (("now", now), ("shadow", own)):
-        for row in _rows(plan, calls, asks, f"SELECT call_id, event_id, {columns} FROM ({query})"):
+        for row in _told(plan, calls, asks, f"SELECT call_id, event_id, {columns} FROM ({query})"):
             found.setdefault(row["call_id"], {})[side] = row
     return found
 
 
-def _rows(
+def _told(
     plan: Plan, calls: Sequence[str], asks: Asks, sql: str, **more: Any
 ) -> list[dict[str, Any]]:
     parameters = {"tenant": plan.tenant, "calls": list(calls), "generation": plan.generation}
-    answer = asks.ask(sql, "JSONEachRow", {**parameters, **more})
-    return [json.loads(line) for line in answer.splitlines() if line]
+    return rows_of(asks, sql, {**parameters, **more})
 
 
 def _transcripts(plan: Plan, calls: Sequence[str], asks: Asks) -> _Both:
@@ -172,7 +170,7 @@ def _transcripts(plan: Plan, calls: Sequence[str], asks: Asks) -> _Both:
         "language, engine, model, segments, degradations",
     )  # fmt: skip
     ids = sorted({row["event_id"] for sides in both.values() for row in sides.values()})
-    spoken = _rows(
+    spoken = _told(
         plan, calls, asks,
         "SELECT call_id, event_id, channel, recording_id,"
         " arrayStringConcat(groupArray(text), ' ') AS text FROM"

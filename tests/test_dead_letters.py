@@ -20,7 +20,7 @@ from schemas.topics import (
     TOPICS,
     TRANSCRIBED,
 )
-from services.cli import dead_letters as dead
+from services import dead_letters as dead
 from services.runtime import headers as h
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Invalid

@@ -58,6 +58,11 @@ class DeadLetter:
         return self.header(h.ERROR_MESSAGE)
 
     @property
+    def refused(self) -> Message:
+        """The message as its stage was given it; the place is still that of the letter."""
+        return replace(self.message, topic=self.topic, headers=self.original_headers)
+
+    @property
     def original_headers(self) -> tuple[tuple[str, bytes], ...]:
         """The headers the message had before it was refused or made to wait."""
         return tuple(
@@ -82,8 +87,7 @@ def unsettled(view: LogView) -> Iterator[DeadLetter]:
 
 def original(codec: Codec, letter: DeadLetter) -> Any:
     """The letter's event as plain values. Raises Invalid where it cannot be decoded."""
-    message = replace(letter.message, topic=letter.topic, headers=letter.original_headers)
-    return msgspec.to_builtins(codec.decode(message).event)
+    return msgspec.to_builtins(codec.decode(letter.refused).event)
 
 
 def redrive(log: Log, letters: Sequence[DeadLetter], now_ms: int) -> None:
