@@ -188,6 +188,8 @@ class Connection:
             # Errors come back through exceptions and callbacks; the client's own lines repeat it.
             "log_level": 2,
             "allow.auto.create.topics": False,
+            # Of the wait after an outage; the default is 10 s.
+            "reconnect.backoff.max.ms": 3_000,
             "error_cb": self.heard,
             **settings.extra,
             **named,

@@ -72,7 +72,7 @@ _CLIENT_KIB = 16_384
 # Offsets are moved past transaction markers this often: well within any retention.
 _MARKERS_S = 600.0
 # A consumer that hears nothing is asked whether it reaches a broker; so often that one which only
-# waits to connect again (reconnect.backoff.max.ms, 10 s) has done so meanwhile.
+# waits to connect again (reconnect.backoff.max.ms) has done so meanwhile.
 _PROBE_S = 3.0
 _PROBES = 5
 

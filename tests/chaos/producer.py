@@ -47,6 +47,7 @@ class Platform:
                 "enable.idempotence": True,
                 "partitioner": "murmur2_random",
                 "message.timeout.ms": 3_600_000,
+                "reconnect.backoff.max.ms": 1_000,
                 "linger.ms": 5,
                 "log_level": 2,
             }
