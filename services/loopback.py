@@ -25,6 +25,8 @@ from services.settings import Settings
 from services.sink.warehouse import Warehouse
 
 _LARGEST_QUESTION = 1 << 20
+# What a starting suite, another command, or a starting sink puts right.
+_SOON = frozenset({"warehouse_locked", "warehouse_behind"})
 
 
 class Question(Exception):
@@ -117,8 +119,8 @@ def asking(settings: Settings, patience_s: float = 30.0) -> Iterator[Asks]:
     """Whoever can answer: the running suite where there is one, else the warehouse itself.
 
     The tables of a server are the sink's to make: here they are only read. Waits while the suite
-    starts, or another command has the warehouse open. Raises Transient when that takes longer than
-    `patience_s`, and where a server has not the tables of this version.
+    starts, another command has the warehouse open, or a server's tables are made. Raises Transient
+    when that takes longer than `patience_s`.
     """
     deadline = time.monotonic() + patience_s
     while True:
@@ -132,7 +134,7 @@ def asking(settings: Settings, patience_s: float = 30.0) -> Iterator[Asks]:
             warehouse = (Warehouse.open if embedded else Warehouse.as_found)(settings.sink)
             break
         except Transient as failure:
-            if failure.reason != "warehouse_locked" or time.monotonic() > deadline:
+            if failure.reason not in _SOON or time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
     try:

@@ -55,6 +55,7 @@ class Running:
         self.stop = stop or threading.Event()
         self.failed: dict[str, BaseException] = {}
         self.health_url = ""
+        self._rarely = "sink" in names
         # Made here, so that a wrong setting or a missing model stops the start.
         stages = [parts.stage(name) for name in names]
         self._threads = [
@@ -77,7 +78,8 @@ class Running:
             )
 
     def start(self) -> None:
-        collect_rarely()
+        if self._rarely:
+            collect_rarely()
         for thread in (*self._threads, self._measuring):
             thread.start()
 

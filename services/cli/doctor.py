@@ -135,5 +135,6 @@ _MENDS = {
     "objects": "see CALLSTREAM_OBJECTS__ENDPOINT, __BUCKET, __ACCESS_KEY and __SECRET_KEY",
     "engine": "see CALLSTREAM_TRANSCRIBE__ENGINE and __MODEL_DIR",
     "rules": "mend the rule file named, or unset CALLSTREAM_ENRICH__RULES_DIR",
-    "warehouse": "see CALLSTREAM_SINK__URL, or stop the other process that holds the folder",
+    "warehouse": "see CALLSTREAM_SINK__URL, stop the other process that holds the folder, "
+    "or start the sink, which makes the tables",
 }

@@ -343,7 +343,7 @@ def _asked(settings: Settings, source: From) -> Iterator[Asks | None]:
             try:
                 asks = stack.enter_context(asking(settings))
             except Transient as failure:
-                if source is From.archive:
+                if source is From.archive or failure.reason == "warehouse_behind":
                     raise
                 err.print(f"the log is read, the warehouse does not answer: {failure.detail}",
                           soft_wrap=True)  # fmt: skip

@@ -101,8 +101,8 @@ class KafkaSettings(BaseModel):
     poll_timeout_s: float = Field(
         120.0,
         gt=0,
-        description="A member that does not ask for messages for this long leaves; an answer to "
-        "its joining is waited for no longer either (classic).",
+        description="A member that does not ask for messages for this long is out of its group. "
+        "Nor does one that joins wait longer for the broker's answer (classic).",
     )
     transaction_timeout_s: float = Field(
         30.0, gt=0, description="A commit takes no longer; the broker aborts it after that."
@@ -120,6 +120,13 @@ class KafkaSettings(BaseModel):
         description="librdkafka options for every client, such as sasl.oauthbearer.*. What has a "
         "setting of its own, and what delivery rests on, cannot be set here.",
     )
+
+    @field_validator("group_instance_id")
+    @classmethod
+    def _classic_has_names(cls, name: str, known: ValidationInfo) -> str:
+        if name and known.data.get("group_protocol") != "classic":
+            raise ValueError("only with group_protocol=classic: unset one of the two")
+        return name
 
     # A wrong value is shown with its error: none of these refuses a password that is there.
 

@@ -121,8 +121,9 @@ class KafkaLog:
         self._settings = settings
         self._connection = Connection(settings)
         self._group = group
-        name = settings.group_instance_id if settings.group_protocol == "classic" else ""
+        name = settings.group_instance_id
         self._named = bool(group and name)
+        self._followed = not self._named
         self._id = f"{group or 'writer'}-{name if self._named else uuid.uuid4().hex}"
         self._leases: dict[TopicPartition, int] = {}
         self._lease_number = 0
@@ -198,8 +199,11 @@ class KafkaLog:
         deadline = time.monotonic() + wait_s
         with self._connection.answered():
             consumer = self._listening(consumer)
+            held_up = self._end_forerunner()
+            if self._doubtful:
+                self._ready_producer(time.monotonic() + self._settings.request_timeout_s)
             try:
-                return self._poll(consumer, limit, deadline, hold)
+                found = self._poll(consumer, limit, deadline, hold)
             except (KafkaException, SystemError) as failure:
                 error = client_error(failure)
                 if error is not None and _is_fatal(error):
@@ -207,13 +211,13 @@ class KafkaLog:
                         self._yield_name()
                     self._renew(consumer)
                 raise
+            if held_up is not None and not found:
+                raise held_up
+            return found
 
     def _poll(
         self, consumer: Consumer, limit: int, deadline: float, hold: Collection[TopicPartition]
     ) -> list[Message]:
-        if self._named:
-            # Offsets that the forerunner of this name left in a transaction cannot be read.
-            self._ready_producer(time.monotonic() + self._settings.request_timeout_s)
         self._settle(consumer)
         self._pass_markers()
         while True:
@@ -228,10 +232,13 @@ class KafkaLog:
             taken = self._consume(consumer, 1, min(left, _SLICE_S))
             if taken and wanted > 1:
                 self._consume(consumer, wanted - 1, 0.0)
-            if found := self._give(limit, hold):
+            trouble = self._trouble
+            if not (trouble is not None and _is_fatal(trouble)) and (
+                found := self._give(limit, hold)
+            ):
                 return found
-            if self._trouble is not None:
-                trouble, self._trouble = self._trouble, None
+            if trouble is not None:
+                self._trouble = None
                 raise KafkaException(trouble)
             if time.monotonic() >= deadline:
                 return []
@@ -268,6 +275,21 @@ class KafkaLog:
         self._heard_at, self._unanswered = time.monotonic(), 0
         return consumer
 
+    def _end_forerunner(self) -> KafkaException | None:
+        """What keeps this member from ending the transaction that its name's last process left.
+
+        Offsets in a transaction that is open cannot be read. The member polls meanwhile all the
+        same, for its membership lives by it.
+        """
+        if self._followed:
+            return None
+        try:
+            self._ready_producer(time.monotonic() + self._settings.request_timeout_s)
+        except KafkaException as failure:
+            return failure
+        self._followed = True
+        return None
+
     def _yield_name(self) -> None:
         """Another has joined under this member's name: raise ValueError if it goes on doing so.
 
@@ -278,8 +300,8 @@ class KafkaLog:
         self._fenced_at = now
         if now < before + self._settings.session_timeout_s:
             raise ValueError(
-                f"group_instance_id={self._settings.group_instance_id!r}: another process of group "
-                f"{self._group} has this name; give each replica its own"
+                f"CALLSTREAM_LOG__KAFKA__GROUP_INSTANCE_ID={self._settings.group_instance_id}: "
+                f"another process of group {self._group} has this name; give each replica its own"
             )
 
     def _renew(self, consumer: Consumer) -> Consumer:
@@ -287,6 +309,7 @@ class KafkaLog:
         self._drop(list(self._leases))
         self._doubtful.clear()
         self._paused = set()
+        self._trouble = None
         self._consumer = self._subscribed()
         with suppress(KafkaException, SystemError, RuntimeError):
             consumer.close()
@@ -308,8 +331,7 @@ class KafkaLog:
             if (source := _source(raw)) in self._leases:
                 self._nowhere[source] = raw.offset()
         elif error.code() != KafkaError._MAX_POLL_EXCEEDED and not error.retriable():
-            # Told when nothing is found: what was read beside it is not lost.
-            self._trouble = error
+            self._note(error)
 
     def _place(self, consumer: Consumer) -> None:
         """Begin at the first message kept, and only where the group surely has no offset."""
@@ -422,6 +444,14 @@ class KafkaLog:
     def _on_error(self, error: KafkaError) -> None:
         self._connection.heard(error)
         if error.code() in _OUTAGES or _is_fatal(error):
+            self._note(error)
+
+    def _note(self, error: KafkaError) -> None:
+        """Told when nothing is found: what was read beside it is not lost.
+
+        A fatal one is told at once, and in place of any other: the client says it only once.
+        """
+        if self._trouble is None or not _is_fatal(self._trouble):
             self._trouble = error
 
     def _on_producer_error(self, error: KafkaError) -> None:
@@ -430,10 +460,9 @@ class KafkaLog:
             self._on_error(error)
 
     def _settle(self, consumer: Consumer) -> None:
-        """Read again what a commit left in doubt; a new producer ends what the old one began."""
+        """Read again what a commit left in doubt; a new producer has ended that."""
         if not self._doubtful:
             return
-        self._ready_producer(time.monotonic() + self._settings.request_timeout_s)
         self._unassign(consumer, self._doubtful)
         self._on_assign(consumer, _partitions(self._doubtful))
         self._doubtful.clear()

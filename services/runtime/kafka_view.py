@@ -195,8 +195,8 @@ class KafkaView:
         """As `LogView.rewind`."""
         if members := self._ask(partial(self._members, group)):
             raise ValueError(
-                f"group {group} has {members} members: stop them first; one that was killed "
-                "counts until its session has timed out"
+                f"group {group} has {members} members: stop them first; one that was killed, or "
+                "has a group_instance_id, counts until its session has timed out"
             )
         moved: dict[TopicPartition, tuple[int, int]] = {}
         ends: dict[str, dict[int, tuple[int, int]]] = {}

@@ -153,7 +153,7 @@ class Suite:
     ) -> None:
         """`named`: each stage has a name in its group that it keeps over restarts."""
         self.folder = folder
-        self._named = named
+        self._named = named and protocol == "classic"
         self._overrides = dict(overrides or {})
         self._protocol = protocol
         self._stack = ExitStack()

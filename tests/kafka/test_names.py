@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import closing, suppress
 
@@ -64,7 +65,7 @@ def test_of_two_processes_of_one_name_one_is_told(broker: Broker) -> None:
                 copy(log, target)
             return False
 
-        with pytest.raises(ValueError, match="group_instance_id='one': another process of group"):
+        with pytest.raises(ValueError, match="GROUP_INSTANCE_ID=one: another process of group"):
             until(both)
         left = first if asked == [second] else second
         until(lambda: copy(left, target) >= 0 and written(settings, target).total() >= 10)
@@ -72,6 +73,25 @@ def test_of_two_processes_of_one_name_one_is_told(broker: Broker) -> None:
             writer.commit([Record(source, b"k", b"10")], {})
         until(lambda: copy(left, target) > 0)
     until(lambda: written(settings, target) == numbers(11))
+
+
+def test_a_zombie_of_the_name_commits_nothing(broker: Broker) -> None:
+    settings = settings_for(broker, session_timeout_s=SESSION_S, group_instance_id="one")
+    group, source, target = topics(settings, 10)
+    with member(settings, group, source, target, "stop") as zombie:
+        assert line(zombie) == "read"
+        zombie.send_signal(signal.SIGSTOP)
+        with closing(KafkaLog(settings, group, [source])) as log:
+            got = take(log, 10)
+            log.commit(copies(got, target), after(got))
+            assert zombie.stdin is not None
+            zombie.stdin.write("\n")
+            zombie.stdin.flush()
+            zombie.send_signal(signal.SIGCONT)
+            assert line(zombie) in ("Lost", "Transient")
+            until(lambda: copy(log, target) >= 0 and log.lease(got[0].source) is not None)
+    until(lambda: written(settings, target).total() >= 10)
+    assert written(settings, target) == numbers(10)
 
 
 def test_a_client_that_is_taken_for_another_once_goes_on(broker: Broker) -> None:
@@ -119,6 +139,11 @@ def test_one_that_was_stopped_finds_its_partitions_kept(broker: Broker) -> None:
             until(had)
             assert set(back._leases) == its
             assert stays._leases == held
+
+
+def test_names_are_for_the_classic_protocol() -> None:
+    with pytest.raises(ValueError, match="group_instance_id"):
+        KafkaSettings(group_protocol="consumer", group_instance_id="one")
 
 
 @pytest.mark.parametrize("name", ["a b", "a/b", "x" * 201])

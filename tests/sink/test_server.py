@@ -55,7 +55,7 @@ def test_who_only_asks_a_server_makes_nothing_there(server: str) -> None:
     settings = Settings(sink=SinkSettings(url=server, database="asked"))
     with (
         pytest.raises(Transient, match=r"warehouse_behind: .*database asked, lacks .*0001_.*0002_"),
-        asking(settings),
+        asking(settings, 0.1),
     ):
         pass
     with closing(Warehouse(SinkSettings(url=server, database="default"))) as beside:
@@ -71,7 +71,7 @@ def test_who_only_asks_a_server_makes_nothing_there(server: str) -> None:
             pytest.raises(
                 Transient, match=rf"warehouse_behind: .* lacks migration {last:04d}_\w+;"
             ),
-            asking(settings),
+            asking(settings, 0.1),
         ):
             pass
 
