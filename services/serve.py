@@ -157,10 +157,13 @@ class Running:
 
 
 @contextmanager
-def embedded(settings: Settings, *, with_health: bool = False) -> Iterator[Running]:
+def embedded(
+    settings: Settings, *, with_health: bool = False, stop: threading.Event | None = None
+) -> Iterator[Running]:
     """All stages in this process, and the loopback through which other commands ask.
 
-    `with_health` also serves health and metrics, at `health_url` of what it gives.
+    `with_health` also serves health and metrics, at `health_url` of what it gives. `stop` ends
+    them, also when it is set before they have begun.
     Raises AlreadyRunning when another process does the same on this data folder.
     """
     if settings.log.kind != "sqlite":
@@ -189,7 +192,7 @@ def embedded(settings: Settings, *, with_health: bool = False) -> Iterator[Runni
             told["health"] = _url(settings.http.host, health.port)
         _write_private(where, told)
         stack.callback(where.unlink, missing_ok=True)
-        running = Running(parts, STAGES)
+        running = Running(parts, STAGES, stop)
         running.health_url = str(told.get("health", ""))
         running.start()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -105,8 +106,9 @@ def up() -> None:
     """Run every stage in this process, on embedded parts, until Ctrl-C."""
     settings = load()
     configure_logs(settings.log_level)
-    with embedded(settings, with_health=True) as suite:
-        until_told(suite.stop)
+    stop = threading.Event()
+    until_told(stop)
+    with embedded(settings, with_health=True, stop=stop) as suite:
         err.print(f"callstream is up; data in {settings.data_dir}")
         err.print(f"  health and metrics   {suite.health_url}")
         if settings.ingest.drop_folder is not None:
