@@ -308,7 +308,6 @@ def main() -> None:
     asked.add_argument("--calls", type=int, default=1000)
     asked.add_argument("--rounds", type=int, default=5)
     options = asked.parse_args()
-    collect_rarely()  # as in a stage's process
     configure_logs("WARNING")
     with tempfile.TemporaryDirectory() as name, Broker() as broker:
         folder = Path(name)
@@ -326,6 +325,7 @@ def main() -> None:
         settings = KafkaSettings(bootstrap=broker.bootstrap, replication_factor=1)
         with closing(KafkaView(settings)) as view:
             view.create({topic.name: PARTITIONS for topic in TOPICS})
+        collect_rarely()  # as in the sink's process
         print(f"sink: {options.calls} calls a round, batches of {SinkSettings().batch} events")
         sink(settings, Path(name), clickhouse.url, options.calls, options.rounds)
 

@@ -113,7 +113,7 @@ def main() -> None:
     asked.add_argument("--rounds", type=int, default=5)
     asked.add_argument("--batch", type=int, default=SinkSettings().batch)
     options = asked.parse_args()
-    collect_rarely()  # as in a stage's process
+    collect_rarely()  # as in the sink's process
     ratios, cpu_ratios, rates = [], [], []
     shares: defaultdict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:

@@ -123,14 +123,14 @@ def asking(settings: Settings, patience_s: float = 30.0) -> Iterator[Asks]:
     when that takes longer than `patience_s`.
     """
     deadline = time.monotonic() + patience_s
+    embedded = settings.sink.url is None
     while True:
-        if settings.sink.url is None:
+        if embedded:
             there = running(settings.data_dir, max(0.0, deadline - time.monotonic()))
             if there is not None:
                 yield there
                 return
         try:
-            embedded = settings.sink.url is None
             warehouse = (Warehouse.open if embedded else Warehouse.as_found)(settings.sink)
             break
         except Transient as failure:

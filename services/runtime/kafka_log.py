@@ -233,9 +233,8 @@ class KafkaLog:
             if taken and wanted > 1:
                 self._consume(consumer, wanted - 1, 0.0)
             trouble = self._trouble
-            if not (trouble is not None and _is_fatal(trouble)) and (
-                found := self._give(limit, hold)
-            ):
+            fatal = trouble is not None and _is_fatal(trouble)
+            if not fatal and (found := self._give(limit, hold)):
                 return found
             if trouble is not None:
                 self._trouble = None

@@ -252,7 +252,7 @@ class Warehouse:
                 column_oriented=True,
                 settings={**INSERT_SETTINGS, **_never_a_repeat()},
             )
-            # Beyond 2 MB the driver sends several blocks.
+            # Beyond 2 MB the driver sends several blocks; under one token the second is a repeat.
             context.req_block_size = len(data[0])
             context.data = data
             client.insert(context=context)
