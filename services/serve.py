@@ -22,6 +22,7 @@ from services.runtime.errors import Transient
 from services.runtime.log import Log, NoSuchTopic
 from services.runtime.loop import run
 from services.runtime.observe import HealthServer, configure_logs, logger
+from services.runtime.scratch import scratch
 from services.runtime.sqlite_log import SqliteView
 from services.runtime.stage import Stage
 from services.settings import PREFIX, Settings, WrongSetting, load
@@ -178,6 +179,7 @@ def embedded(
         _take(lock.fileno(), data)
         where = data / "up.json"
         where.unlink(missing_ok=True)  # of one that was killed
+        _work_in(settings, stack)
         parts = Parts(settings)
         stack.callback(parts.close)
         _ = parts.view, parts.objects, parts.codec, parts.observer
@@ -200,6 +202,17 @@ def embedded(
         finally:
             running.stop.set()
             running.join(settings.loop.grace_s + 5)
+
+
+def _work_in(settings: Settings, stack: ExitStack) -> None:
+    """Let this process work in the scratch folder while `stack` is open. Raises WrongSetting."""
+    try:
+        stack.enter_context(scratch(settings.scratch))
+    except OSError as error:
+        raise WrongSetting(
+            f"{PREFIX}SCRATCH={settings.scratch}: {error.strerror}; files in work need a folder "
+            "that can be written to"
+        ) from error
 
 
 def _url(host: str, port: int) -> str:
@@ -285,21 +298,21 @@ def _made(parts: Parts, names: Sequence[str], stop: threading.Event) -> Running 
 
 def serve(names: Sequence[str], settings: Settings, say: Callable[[str], None]) -> int:
     """Run the stages `names` until SIGTERM; the exit status."""
-    parts = Parts(settings)
     stop = threading.Event()
     until_told(stop)
-    health = HealthServer(parts.observer, settings.http.host, settings.http.port)
-    say(f"{', '.join(names)}: health and metrics on http://{settings.http.host}:{health.port}")
-    try:
+    with ExitStack() as stack:
+        _work_in(settings, stack)
+        parts = Parts(settings)
+        stack.callback(parts.close)
+        health = HealthServer(parts.observer, settings.http.host, settings.http.port)
+        stack.callback(health.close)
+        say(f"{', '.join(names)}: health and metrics on http://{settings.http.host}:{health.port}")
         running = _made(parts, names, stop)
         if running is None:
             return 0
         running.start()
         running.stop.wait()
         running.join(settings.loop.grace_s + 5)
-    finally:
-        health.close()
-        parts.close()
     return 1 if running.failed else 0
 
 

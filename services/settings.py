@@ -96,6 +96,10 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path(".callstream"), description="Folder of everything the embedded parts keep."
     )
+    scratch: Path = Field(
+        Path(".callstream/scratch"),
+        description="Folder for files in work: recordings, decoded audio, rows on their way.",
+    )
     tenant: str = Field("default", description="Tenant of calls that are submitted by hand.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="From which level log lines are written."
@@ -139,8 +143,8 @@ def load(**overrides: Any) -> Settings:
         ) from error
     data = settings.data_dir.absolute()
     updates: dict[str, Any] = {"data_dir": data}
-    if "scratch" not in settings.ingest.model_fields_set:
-        updates["ingest"] = settings.ingest.model_copy(update={"scratch": data / "scratch"})
+    if "scratch" not in settings.model_fields_set:
+        updates["scratch"] = data / "scratch"
     if "path" not in settings.sink.model_fields_set:
         updates["sink"] = settings.sink.model_copy(update={"path": data / "warehouse"})
     return settings.model_copy(update=updates)

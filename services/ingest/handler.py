@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -106,7 +105,7 @@ def stage(
     probe: Probing | None = None,
     clock: Callable[[], datetime] = utc_now,
 ) -> Stage:
-    """The ingest stage. Makes the scratch folder and sweeps what a crash left there.
+    """The ingest stage. Recordings on their way lie where `tempfile` puts them.
 
     Handling raises Invalid when every recording that could be fetched is refused; NotYet when one
     is not ready (unless `partial`); Transient when the object store or the scratch folder fails.
@@ -115,7 +114,6 @@ def stage(
     be followed by another, and nothing but the waiting message remembers to make it. What was
     stored meanwhile has a receipt and is not fetched again.
     """
-    _sweep(settings.scratch)
     fetcher = fetch if fetch is not None else Fetch(settings, clock=clock)
     prober = probe if probe is not None else Prober()
 
@@ -128,7 +126,7 @@ def stage(
         return _stored_recording(recording, receipt)
 
     def fetched(call: CallEnded, recording: Recording) -> Receipt:
-        with _scratch_file(settings.scratch) as path:
+        with _scratch_file() as path:
             uploaded = (recording.uri or "").startswith(UPLOADED)
             if uploaded:
                 got = _uploaded(objects, call, recording, path)
@@ -275,31 +273,16 @@ def _hint(recording: Recording) -> str | None:
     return name.rpartition(".")[2] if "." in name else None
 
 
-_SCRATCH = "recording-"
-# Far longer than a file lies untouched: it is written, probed and stored without a pause.
-_STALE_S = 6 * 3600.0
-
-
 @contextmanager
-def _scratch_file(folder: Path) -> Iterator[Path]:
+def _scratch_file() -> Iterator[Path]:
     """An empty file of our own, gone on leaving."""
     try:
-        handle, name = tempfile.mkstemp(prefix=_SCRATCH, dir=folder)
+        handle, name = tempfile.mkstemp(prefix="recording-")
     except OSError as error:
-        raise Transient("scratch", f"{folder}: {error.strerror}") from error
+        raise Transient("scratch", f"{tempfile.gettempdir()}: {error.strerror}") from error
     os.close(handle)
     path = Path(name)
     try:
         yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Make the folder; delete what a process that was killed left in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(f"{_SCRATCH}*"):
-        # Another process may share the folder, and end its own file meanwhile.
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _STALE_S:
-                path.unlink()

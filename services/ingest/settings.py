@@ -46,9 +46,6 @@ class IngestSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     workers: int = Field(8, ge=1, description="Calls fetched at once.")
-    scratch: Path = Field(
-        Path("data/scratch"), description="Folder for files on their way to the object store."
-    )
     partial: bool = Field(
         False,
         description="Publish what is stored when another recording of the call is not ready. That "

@@ -117,7 +117,7 @@ class Transcriber:
         )
         if self.settings.cache and (known := cache.load(self.objects, question)) is not None:
             return known, True
-        with tempfile.TemporaryDirectory(prefix="callstream-transcribe-") as name:
+        with tempfile.TemporaryDirectory(prefix="recording-") as name:
             source = Path(name) / "recording"
             try:
                 self.objects.get_file(recording.object_key, source)

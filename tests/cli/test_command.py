@@ -211,6 +211,12 @@ def test_names_are_no_markup(command: Command, tmp_path: Path) -> None:
     assert "CALLSTREAM_LOG__KIND=kafka" in command("up", status=1)
 
 
+def test_work_that_has_nowhere_to_lie_is_told(command: Command) -> None:
+    command.environment["CALLSTREAM_SCRATCH"] = "/dev/null/x"
+    assert "CALLSTREAM_SCRATCH=/dev/null/x: Not a directory" in command("up", status=1)
+    assert "CALLSTREAM_SCRATCH=/dev/null/x" in command("run", "ingest", status=1)
+
+
 def test_a_transcript_is_enriched_without_audio(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "call.txt"
     file.write_text("agent: good morning\ncustomer: I am very angry, I want a refund\n", "utf-8")

@@ -67,9 +67,7 @@ def settings_for(folder: Path, first: Path) -> Settings:
     return Settings(
         data_dir=folder,
         log=LogSettings(partitions=1),
-        ingest=IngestSettings(
-            scratch=folder / "scratch", workers=1, allowed_roots=(first / "inbox",)
-        ),
+        ingest=IngestSettings(workers=1, allowed_roots=(first / "inbox",)),
         transcribe=TranscribeSettings(engine="stub"),
         sink=SinkSettings(path=folder / "warehouse", batch=8, wait_s=0.05),
         loop=Policy(backoff_s=0.02, commit_records=1),

@@ -70,7 +70,7 @@ class Ear:
             self._timed(stage)
             for stage in (
                 ingest_stage(
-                    IngestSettings(scratch=folder / "scratch", allowed_roots=(drop,), workers=1),
+                    IngestSettings(allowed_roots=(drop,), workers=1),
                     self._objects,
                 ),
                 transcribe_stage(TranscribeSettings(engine="stub"), self._objects, chosen),

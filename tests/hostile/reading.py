@@ -91,15 +91,12 @@ class Reader:
         self.stages: dict[str, Stage] = {
             stage.name: stage
             for stage in (
-                ingest_stage(
-                    IngestSettings(scratch=folder / "scratch"), self.objects, fetch=_fetch,
-                    probe=_probe,
-                ),
+                ingest_stage(IngestSettings(), self.objects, fetch=_fetch, probe=_probe),
                 transcribe_stage(transcribe, self.objects, choose(transcribe)),
                 enrich_stage(EnrichSettings(), rules, tenant_rules=tenants),
                 sink_stage(SinkSettings(batch=200), warehouse or _NoTables()),
             )
-        }  # fmt: skip
+        }
 
     def _heard(self) -> dict[str, CallRecorded]:
         """Recordings that are there, and short."""

@@ -135,6 +135,7 @@ def test_every_call_exactly_once_through_kill_9(
     assert during_work > KILLS // 2, "the kills hit an idle process: this proves nothing"
     _check_log(parts, submitted)
     _check_warehouse(settings, submitted)
+    assert list(settings.scratch.iterdir()) == [], "left by those that were killed"
     parts.close()
 
 
