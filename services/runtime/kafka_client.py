@@ -128,6 +128,14 @@ class KafkaSettings(BaseModel):
             raise ValueError("only with group_protocol=classic: unset one of the two")
         return name
 
+    @field_validator("poll_timeout_s")
+    @classmethod
+    def _polls_within_its_session(cls, seconds: float, known: ValidationInfo) -> float:
+        session_s = known.data.get("session_timeout_s", 0.0)
+        if known.data.get("group_protocol") == "classic" and seconds < session_s:
+            raise ValueError(f"session_timeout_s={session_s:g} is longer: the client refuses that")
+        return seconds
+
     # A wrong value is shown with its error: none of these refuses a password that is there.
 
     @field_validator("username")

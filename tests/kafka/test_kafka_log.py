@@ -117,8 +117,14 @@ def test_a_setting_that_the_client_refuses_is_an_error_at_once(broker: Broker) -
     _, source, _ = topics(settings_for(broker))
     with pytest.raises(ValueError, match=r"no\.such\.option"):
         KafkaView(settings_for(broker, extra={"no.such.option": "1"})).partitions()
-    with pytest.raises(ValueError, match=r"max\.poll\.interval\.ms"):
-        KafkaLog(settings_for(broker, poll_timeout_s=1.0), "g", [source])
+    with pytest.raises(ValueError, match=r"fetch\.max\.bytes"):
+        KafkaLog(settings_for(broker, extra={"fetch.max.bytes": "1"}), "g", [source])
+
+
+def test_sessions_end_before_polls_are_given_up() -> None:
+    with pytest.raises(ValueError, match=r"poll_timeout_s\n.*session_timeout_s=30 is longer"):
+        KafkaSettings(poll_timeout_s=29.0)
+    assert KafkaSettings(group_protocol="consumer", poll_timeout_s=29.0).poll_timeout_s == 29.0
 
 
 def test_topics_are_kept_as_the_catalogue_says(broker: Broker) -> None:
