@@ -71,7 +71,7 @@ def running() -> Iterator[Addresses]:
         yield Addresses(**told)
     finally:
         keeper.stdin.close()
-        keeper.wait(60)
+        keeper.wait(900)  # hundreds of plays leave a broker of thousands of partitions
 
 
 def _keep() -> None:

@@ -93,13 +93,16 @@ def _told(mutants: Mutants, number: int, end: str) -> str:
 
 
 def _message_worker(kind: Kind, folder: Path, seed: int, begun: Any, pipe: Connection) -> None:
+    def note(number: int) -> None:
+        begun.value = number
+
     if kind == "messages":
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     warehouse = Warehouse.open(SinkSettings(path=folder / "db")) if kind == "loop" else None
     reader = Reader(folder, seed, warehouse)
     while (numbers := pipe.recv()) is not None:
-        begun.value = numbers[0]
-        read = reader.run(numbers) if warehouse else reader.read(numbers)
+        note(numbers[0])
+        read = reader.run(numbers) if warehouse else reader.read(numbers, note)
         bad = {n: o for n, o in read.outcomes.items() if reading.violation(o)}
         slow = {}
         for number, seconds in read.seconds.items():

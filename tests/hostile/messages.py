@@ -165,11 +165,11 @@ class Mutants:
 def _wrapped(message: Message, chance: random.Random) -> Message:
     """As it stands in a retry tier, or on the dead-letter topic."""
     stage = chance.choice(("ingest", "transcribe", "enrich", "sink", "none"))
-    if chance.random() < 0.5:
+    made: Record | Invalid = Invalid("not_avro", "so it is")
+    if chance.random() < 0.5:  # its patience may be at an end: headers say since when it waits
         made = retry(stage, message, NotYet("not_there", "later"), NOW_MS, Policy())
-        assert isinstance(made, Record)
-    else:
-        made = dead_letter(stage, message, Invalid("not_avro", "so it is"), NOW_MS)
+    if isinstance(made, Invalid):
+        made = dead_letter(stage, message, made, NOW_MS)
     topic = chance.choice((made.topic, made.topic, made.topic, RETRY_TIERS[0].topic, DEAD_LETTER))
     return replace(message, topic=topic, headers=made.headers, value=made.value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -149,11 +149,12 @@ class Reader:
             case _:
                 return f"UNEXPECTED {type(result).__name__}: {result}"
 
-    def read(self, numbers: Sequence[int]) -> Read:
-        """Judge the messages one by one."""
+    def read(self, numbers: Sequence[int], note: Callable[[int], None] = lambda _: None) -> Read:
+        """Judge the messages one by one; `note` is told of each before."""
         read = Read()
         peak = peak_bytes()
         for number in numbers:
+            note(number)
             read.outcomes[number], read.seconds[number] = self.judge(number)
             now = peak_bytes()
             if now > peak:
