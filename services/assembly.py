@@ -24,7 +24,7 @@ from services.runtime.process import topics_of
 from services.runtime.registry import HttpRegistry
 from services.runtime.sqlite_log import SqliteLog, SqliteView
 from services.runtime.stage import Stage, utc_now
-from services.settings import Settings
+from services.settings import Settings, data_folder
 from services.sink.handler import stage as sink_stage
 from services.sink.warehouse import Result, Warehouse
 from services.transcribe.choice import choose
@@ -51,7 +51,7 @@ class Parts:
     def objects(self) -> Objects:
         wanted = self.settings.objects
         if wanted.kind == "directory":
-            return DirectoryObjects(self.settings.data_dir / "objects")
+            return DirectoryObjects(data_folder(self.settings) / "objects")
         store = S3Objects(
             wanted.endpoint,
             wanted.bucket,
@@ -81,6 +81,7 @@ class Parts:
         """The log as operators see it; on SQLite its topics are made."""
         if self.settings.log.kind == "kafka":
             return KafkaView(self.settings.log.kafka)
+        data_folder(self.settings)
         view = SqliteView(self.settings.log_file)
         view.create({topic.name: self.settings.log.partitions for topic in TOPICS})
         return view

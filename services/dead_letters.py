@@ -85,6 +85,15 @@ def unsettled(view: LogView) -> Iterator[DeadLetter]:
     yield from letters.values()
 
 
+def decided(view: LogView) -> set[str]:
+    """Ids of the letters that were redriven or dropped, as far as the log reaches."""
+    return {
+        about
+        for message in view.scan(DEAD_LETTER)
+        if (about := message.header(h.DEAD_OF)) is not None
+    }
+
+
 def original(codec: Codec, letter: DeadLetter) -> Any:
     """The letter's event as plain values. Raises Invalid where it cannot be decoded."""
     return msgspec.to_builtins(codec.decode(letter.refused).event)

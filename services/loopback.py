@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import httpx
 
 from services.runtime.errors import Transient
-from services.settings import Settings
+from services.settings import Settings, data_folder
 from services.sink.warehouse import Warehouse
 
 _LARGEST_QUESTION = 1 << 20
@@ -124,6 +124,8 @@ def asking(settings: Settings, patience_s: float = 30.0) -> Iterator[Asks]:
     """
     deadline = time.monotonic() + patience_s
     embedded = settings.sink.url is None
+    if embedded and settings.data_dir in settings.sink.path.parents:
+        data_folder(settings)
     while True:
         if embedded:
             there = running(settings.data_dir, max(0.0, deadline - time.monotonic()))

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from services.runtime.observe import HealthServer, configure_logs, logger
 from services.runtime.scratch import scratch
 from services.runtime.sqlite_log import SqliteView
 from services.runtime.stage import Stage
-from services.settings import PREFIX, Settings, WrongSetting, load
+from services.settings import PREFIX, Settings, WrongSetting, data_folder, load
 
 # How often a log that cannot be opened yet is tried again.
 _REOPEN_S = 2.0
@@ -172,8 +172,7 @@ def embedded(
             f"{PREFIX}LOG__KIND={settings.log.kind}: all stages in one process need the embedded "
             "log; run each with `callstream run STAGE`"
         )
-    data = settings.data_dir
-    data.mkdir(parents=True, exist_ok=True)
+    data = data_folder(settings)
     with ExitStack() as stack:
         lock = stack.enter_context((data / "up.lock").open("a+"))
         _take(lock.fileno(), data)
@@ -189,7 +188,7 @@ def embedded(
         stack.callback(loopback.close)
         told = {"port": loopback.port, "token": loopback.token, "pid": os.getpid()}
         if with_health:
-            health = HealthServer(parts.observer, settings.http.host, settings.http.port)
+            health = _health(parts)
             stack.callback(health.close)
             told["health"] = _url(settings.http.host, health.port)
         _write_private(where, told)
@@ -206,12 +205,26 @@ def embedded(
 
 def _work_in(settings: Settings, stack: ExitStack) -> None:
     """Let this process work in the scratch folder while `stack` is open. Raises WrongSetting."""
+    if settings.data_dir in settings.scratch.parents:
+        data_folder(settings)
     try:
         stack.enter_context(scratch(settings.scratch))
     except OSError as error:
         raise WrongSetting(
             f"{PREFIX}SCRATCH={settings.scratch}: {error.strerror}; files in work need a folder "
             "that can be written to"
+        ) from error
+
+
+def _health(parts: Parts) -> HealthServer:
+    """Health and metrics where the settings want them. Raises WrongSetting."""
+    wanted = parts.settings.http
+    try:
+        return HealthServer(parts.observer, wanted.host, wanted.port)
+    except OSError as error:
+        raise WrongSetting(
+            f"{PREFIX}HTTP__PORT={wanted.port} on {wanted.host}: {error.strerror}; set a port that "
+            f"is free, 0 for any, or {PREFIX}HTTP__HOST to an address of this machine"
         ) from error
 
 
@@ -296,7 +309,7 @@ def _made(parts: Parts, names: Sequence[str], stop: threading.Event) -> Running 
     return None
 
 
-def serve(names: Sequence[str], settings: Settings, say: Callable[[str], None]) -> int:
+def serve(names: Sequence[str], settings: Settings) -> int:
     """Run the stages `names` until SIGTERM; the exit status."""
     stop = threading.Event()
     until_told(stop)
@@ -304,15 +317,17 @@ def serve(names: Sequence[str], settings: Settings, say: Callable[[str], None]) 
         _work_in(settings, stack)
         parts = Parts(settings)
         stack.callback(parts.close)
-        health = HealthServer(parts.observer, settings.http.host, settings.http.port)
+        health = _health(parts)
         stack.callback(health.close)
-        say(f"{', '.join(names)}: health and metrics on http://{settings.http.host}:{health.port}")
+        says = logger("serve")
+        says.info("started", stages=list(names), health=_url(settings.http.host, health.port))
         running = _made(parts, names, stop)
         if running is None:
             return 0
         running.start()
         running.stop.wait()
         running.join(settings.loop.grace_s + 5)
+        says.info("stopped", stages=list(names))
     return 1 if running.failed else 0
 
 
@@ -321,7 +336,7 @@ def main(names: Sequence[str]) -> int:
     try:
         settings = load()
         configure_logs(settings.log_level)
-        return serve(names, settings, lambda line: logger("serve").info(line))
+        return serve(names, settings)
     except (WrongSetting, ValueError, Transient) as error:
         print(error, file=sys.stderr)
         return 2

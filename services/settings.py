@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.enrich.settings import EnrichSettings
@@ -54,12 +64,25 @@ class ObjectSettings(BaseModel):
     kind: Literal["directory", "s3"] = Field(
         "directory", description="directory: data_dir/objects. s3: an S3-compatible store."
     )
-    endpoint: str = Field("", description="host[:port] of the S3-compatible store.")
+    endpoint: str = Field(
+        "", description="host[:port] of the S3-compatible store.", validate_default=True
+    )
     bucket: str = Field("callstream", description="Bucket that holds everything.")
     access_key: str | None = Field(None, description="Absent: anonymous.")
     secret_key: SecretStr | None = Field(None, description="Belongs to access_key.")
     region: str = Field("us-east-1", description="Region the store signs for.")
     secure: bool = Field(True, description="https.")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _host_and_port(cls, endpoint: str, known: ValidationInfo) -> str:
+        if "/" in endpoint:
+            raise ValueError(
+                f"is host[:port] alone; {PREFIX}OBJECTS__SECURE says whether that is https"
+            )
+        if not endpoint and known.data.get("kind") == "s3":
+            raise ValueError(f"{PREFIX}OBJECTS__KIND=s3 needs the store's host[:port]")
+        return endpoint
 
 
 class HttpSettings(BaseModel):
@@ -137,10 +160,7 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         raise WrongSetting("\n".join(_told(error))) from error
     except SettingsError as error:
-        raise WrongSetting(
-            f"{error}: {error.__cause__}; lists and mappings are written as JSON, such as "
-            f"{PREFIX}INGEST__ALLOWED_ROOTS='[\"/calls\"]'"
-        ) from error
+        raise WrongSetting(_unread(error)) from error
     data = settings.data_dir.absolute()
     updates: dict[str, Any] = {"data_dir": data}
     if "scratch" not in settings.model_fields_set:
@@ -150,10 +170,51 @@ def load(**overrides: Any) -> Settings:
     return settings.model_copy(update=updates)
 
 
+def data_folder(settings: Settings) -> Path:
+    """`data_dir`, made where it is missing. Raises WrongSetting."""
+    folder = settings.data_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WrongSetting(
+            f"{PREFIX}DATA_DIR={folder}: {error.strerror}; what the embedded parts keep needs a "
+            "folder that can be written to"
+        ) from error
+    return folder
+
+
+_SECRET = re.compile("PASSWORD|SECRET|CREDENTIALS|__S3|__EXTRA")
+
+
 def _told(error: ValidationError) -> Iterator[str]:
     for item in error.errors():
-        key = PREFIX + "__".join(str(part).upper() for part in item["loc"])
-        yield f"{key}={item['input']!r}: {item['msg']}"
+        loc = item["loc"]
+        # A wrong key of a mapping, and a place in a list, lie within a variable's value.
+        named = [part for part in loc if isinstance(part, str)]
+        if loc[-1:] == ("[key]",):
+            named = named[:-2]
+        told = PREFIX + "__".join(named).upper()
+        # What a misspelt key holds may be a secret too.
+        hidden = item["type"] in ("extra_forbidden", "missing") or _SECRET.search(told)
+        if not hidden:
+            told += f"{'=' if len(named) == len(loc) else ': '}{item['input']!r}"
+        yield f"{told}: {item['msg']}"
+
+
+def _unread(error: SettingsError) -> str:
+    """Which variable is not the JSON that it should be. Its value may hold secrets."""
+    text = getattr(error.__cause__, "doc", None)
+    named = {
+        name
+        for source in (os.environ, dotenv_values(".env"))
+        for name, value in source.items()
+        if name.upper().startswith(PREFIX) and value == text
+    }
+    return (
+        f"{' or '.join(sorted(named)) or error}: not JSON; lists and mappings are written as JSON, "
+        f"such as {PREFIX}INGEST__ALLOWED_ROOTS='[\"/calls\"]' and "
+        f'{PREFIX}STATUS__URLS=\'{{"ingest": "http://HOST:PORT"}}\''
+    )
 
 
 def _refuse_unknown(environ: Mapping[str, str | None]) -> None:

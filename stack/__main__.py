@@ -178,7 +178,7 @@ def up(folder: Path) -> int:
     if gone:
         print(
             f"{', '.join(gone)} ended since it was started ({folder / 'keeper.log'} says how); "
-            "`python -m stack down` and then `up` start all again on their data",
+            "`make stack-down` and then `make stack-up` start all again on their data",
             file=sys.stderr,
         )
         return 1

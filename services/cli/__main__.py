@@ -35,8 +35,9 @@ from services.enrich.rules import load_tenant_rules
 from services.enrich.transcript_file import findings_json, parse_transcript
 from services.ingest.entrances import call_ended_for
 from services.ingest.handler import upload
-from services.loopback import Question, asking, running
-from services.runtime.errors import Failure, Transient
+from services.loopback import Asks, Question, asking, running
+from services.runtime import headers as h
+from services.runtime.errors import Failure, Invalid, Transient
 from services.runtime.observe import configure_logs
 from services.runtime.stage import utc_now
 from services.serve import AlreadyRunning, embedded, serve, until_told
@@ -75,6 +76,18 @@ class TableFormat(StrEnum):
     json = "json"
     markdown = "markdown"
     parquet = "parquet"
+
+
+class CallState(StrEnum):
+    """What the view `calls` says of how far a call is."""
+
+    ended = "ended"
+    stored = "stored"
+    transcribed = "transcribed"
+    enriched = "enriched"
+    waiting = "waiting"
+    failed = "failed"
+    no_recording = "no_recording"
 
 
 _ENGINE_FORMAT = {
@@ -124,7 +137,7 @@ def run(stage: Annotated[StageName, typer.Argument(help="Which stage.")]) -> Non
     """Run one stage as a service, until SIGTERM."""
     settings = load()
     configure_logs(settings.log_level)
-    raise typer.Exit(serve([stage.value], settings, err.print))
+    raise typer.Exit(serve([stage.value], settings))
 
 
 @app.command()
@@ -156,18 +169,29 @@ def submit(
     owner = tenant or settings.tenant
     ids = []
     for path in files:
-        call = call_ended_for(
-            path, tenant_id=owner, call_id=call_id, roles=chosen, metadata=metadata,
-            uri=upload(parts.objects, owner, path),
-        )  # fmt: skip
-        parts.publish(log, call)
+        try:
+            call = call_ended_for(
+                path, tenant_id=owner, call_id=call_id, roles=chosen, metadata=metadata,
+                uri=upload(parts.objects, owner, path),
+            )  # fmt: skip
+            parts.publish(log, call)
+        except (Invalid, OSError) as problem:  # the file's own; the others are handed in
+            _error(f"{path}: {problem}")
+            continue
         ids.append(call.call_id)
         out.print(f"{owner}/{call.call_id}  {path}", soft_wrap=True)
     log.close()
     parts.close()
-    if not wait and settings.log.kind == "sqlite" and running(settings.data_dir) is None:
+    if ids and not wait and settings.log.kind == "sqlite" and running(settings.data_dir) is None:
         err.print("they wait: no `callstream up` runs on this data folder")
-    if wait and not _followed(settings, owner, ids):
+    good = not (wait and ids) or _followed(settings, owner, ids)
+    if refused := len(files) - len(ids):
+        err.print(
+            f"handed in: {len(ids)}, not handed in: {refused}; mend and submit again, "
+            "the same file twice is the same call",
+            soft_wrap=True,
+        )
+    if refused or not good:
         raise typer.Exit(1)
 
 
@@ -204,9 +228,9 @@ def show(
 ) -> None:
     """One call: who said what and when, and what was found."""
     settings = load()
-    tenant, call_id = _call(settings, call)
     parts = Parts(settings)
     with asking(settings) as asks:
+        tenant, call_id = _call(settings, asks, call)
         transcript = newest(asks, parts.codec, tenant, call_id, CallTranscribed)
         if transcript is None:
             state = states(asks, tenant, [call_id])[call_id]
@@ -218,19 +242,22 @@ def show(
 @app.command()
 def calls(
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
-    state: Annotated[str | None, typer.Option(help="Only calls in this state.")] = None,
+    state: Annotated[CallState | None, typer.Option(help="Only calls in this state.")] = None,
     format: Annotated[TableFormat, typer.Option(help="How to write it.")] = TableFormat.table,
 ) -> None:
     """The calls: how far each is, and why it is not further."""
     settings = load()
     where = "WHERE state = {state:String}" if state else ""
+    # A call may be through although nothing could be heard: that is a reason too.
     sql = (
-        "SELECT tenant_id, call_id, started_at, state, state_reason, agent_name AS agent,"
+        "SELECT tenant_id, call_id, started_at, state, if(c.state_reason != '', c.state_reason,"
+        " arrayStringConcat(arrayDistinct(arrayMap(each -> lower(splitByString(': ', each)[1]),"
+        " degradations)), '; ')) AS state_reason, agent_name AS agent,"
         " queue, language, turns, round(customer_sentiment, 2) AS sentiment, round(score) AS score,"
-        f" topics, alerts FROM calls {where} ORDER BY started_at DESC, call_id LIMIT {limit}"
+        f" topics, alerts FROM calls AS c {where} ORDER BY started_at DESC, call_id LIMIT {limit}"
     )
     with asking(settings) as asks:
-        answer = asks.ask(sql, _ENGINE_FORMAT[format], {"state": state} if state else None)
+        answer = asks.ask(sql, _ENGINE_FORMAT[format], {"state": state.value} if state else None)
     _write(answer)
     if not answer:
         err.print(f"no calls {f'in state {state} ' if state else ''}in {settings.data_dir}")
@@ -345,7 +372,7 @@ def list_letters(
             count += 1
             at = letter.at.isoformat(sep=" ", timespec="seconds")
             table.add_row(letter.id, letter.call, letter.stage, letter.topic, at, letter.reason,
-                          letter.why[:200])  # fmt: skip
+                          letter.why.removeprefix(f"{letter.reason}: ")[:200])  # fmt: skip
     out.print(table if count else "no dead letters")
     parts.close()
 
@@ -356,7 +383,9 @@ def show_letter(id: Annotated[str, typer.Argument(help="As `list` names it.")]) 
     parts = Parts(load())
     (letter,) = _letters(parts, [id])
     for name, value in letter.message.headers:
-        out.print(f"{name}: {value.decode('utf-8', 'replace')}")
+        # Of what was refused on purpose it says nothing that the message does not.
+        if name != h.ERROR_TRACE or letter.reason == "unexpected":
+            out.print(f"{name}: {value.decode('utf-8', 'replace')}")
     body = letter.message.value
     out.print(f"\nvalue: {'null' if body is None else f'{len(body)} bytes'}")
     try:
@@ -392,7 +421,8 @@ def drop_letters(
 def _settle(ids: list[str] | None, every: bool, stage: StageName | None, action: str) -> None:
     if bool(ids) == every:
         raise Stop("name dead letters, or say --all")
-    parts = Parts(load())
+    settings = load()
+    parts = Parts(settings)
     letters = _letters(parts, ids)
     if stage is not None:
         letters = [letter for letter in letters if letter.stage == stage.value]
@@ -402,6 +432,8 @@ def _settle(ids: list[str] | None, every: bool, stage: StageName | None, action:
     log.close()
     parts.close()
     out.print(f"{action}: {len(letters)}")
+    if letters and settings.log.kind == "sqlite" and running(settings.data_dir) is None:
+        err.print("nothing acts on it until `callstream up` runs on this data folder")
 
 
 def _letters(parts: Parts, ids: Sequence[str] | None) -> list[dead.DeadLetter]:
@@ -454,9 +486,21 @@ def _role(name: str) -> Role:
         raise Stop(f"--roles: {name!r} is no role; allowed: {allowed}") from None
 
 
-def _call(settings: Settings, call: str) -> tuple[str, str]:
+def _call(settings: Settings, asks: Asks, call: str) -> tuple[str, str]:
+    """Tenant and id. An id may hold slashes, a tenant may not: what is no call of the tenant that
+    it names may be an id of the default tenant.
+    """
     tenant, slash, call_id = call.partition("/")
-    return (tenant, call_id) if slash else (settings.tenant, call)
+    if not slash:
+        return settings.tenant, call
+    if not states(asks, tenant, [call_id]) and states(asks, settings.tenant, [call]):
+        return settings.tenant, call
+    return tenant, call_id
+
+
+def _error(text: str) -> None:
+    err.print(Text("error ", style="red"), end="")
+    err.print(text, soft_wrap=True)
 
 
 def _write(answer: bytes) -> None:
@@ -482,8 +526,7 @@ def _told() -> Iterator[None]:
         ValueError,
         OSError,
     ) as error:
-        err.print(Text("error ", style="red"), end="")
-        err.print(str(error) or type(error).__name__, soft_wrap=True)
+        _error(str(error) or type(error).__name__)
         raise SystemExit(1 if not isinstance(error, Transient) else 3) from None
 
 

@@ -71,5 +71,5 @@ def _known(asks: Asks, tenant: str, call_id: str) -> None:
         parameters,
     )
     names = ", ".join(near.decode().split("\n")[:-1])
-    hint = f"; near: {names}" if names else "; no call of this tenant is known"
+    hint = f"; near: {names}" if names else f"; no call of tenant {tenant!r} is known"
     raise NoSuchCall(f"no call {tenant}/{call_id}{hint}")

@@ -7,10 +7,10 @@ import sys
 from rich.console import Console
 
 from services.runtime.observe import configure_logs
-from services.settings import Settings
+from services.settings import Settings, data_folder
 
-# Piped output is not squeezed into the 80 columns that a missing terminal is taken to have.
-_WIDTH = None if sys.stdout.isatty() else 140
+# Piped output has no width to fit into: squeezed, tables would cut ids that scripts look for.
+_WIDTH = None if sys.stdout.isatty() else 10_000
 # What calls and files are named is no markup.
 out = Console(width=_WIDTH, markup=False)
 err = Console(stderr=True, markup=False)
@@ -22,6 +22,5 @@ class Stop(Exception):
 
 def log_to_file(settings: Settings) -> None:
     """Where a person watches, log lines go to a file beside the data."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    stream = (settings.data_dir / "callstream.log").open("a", buffering=1)
+    stream = (data_folder(settings) / "callstream.log").open("a", buffering=1)
     configure_logs(settings.log_level, stream)

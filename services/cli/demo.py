@@ -105,11 +105,11 @@ def demo(settings: Settings, folder: Path | None, out: Console) -> int:
                 raise RuntimeError(f"{name} ended: {error}") from error
             added = _rows(asks) - before
             seconds = time.monotonic() - started
-            _show(asks, samples, out)
+            unheard = _show(asks, samples, out)
             through = sum(at.state == "enriched" for at in known.values())
             out.print(
-                f"{through} of {len(samples)} calls through in {seconds:.1f} s; "
-                f"{added} rows added; {_megabytes(settings.data_dir):.0f} MB in "
+                f"{through} of {len(samples)} calls through{_not_heard(unheard)} in "
+                f"{seconds:.1f} s; {added} rows added; {_megabytes(settings.data_dir):.0f} MB in "
                 f"{settings.data_dir}",
                 highlight=False,
             )
@@ -167,11 +167,19 @@ def _megabytes(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
-def _show(asks: Asks, samples: Sequence[Sample], out: Console) -> None:
+def _not_heard(kinds: Sequence[str]) -> str:
+    return f", {len(kinds)} of them not heard ({', '.join(sorted(set(kinds)))})," if kinds else ""
+
+
+def _show(asks: Asks, samples: Sequence[Sample], out: Console) -> list[str]:
+    """Print what came out; why calls were not heard, of each that was not."""
     engine = asks.ask("SELECT DISTINCT engine, model FROM calls WHERE tenant_id = 'demo'", "TSV")
-    out.print(f"speech by {', '.join(engine.decode().split())}", highlight=False)
+    why = " (no Whisper model at hand: English only, for trying out)"
+    named = ", ".join(engine.decode().split())
+    out.print(f"speech by {named}{why if 'pocketsphinx' in named else ''}", highlight=False)
     calls = {row["call_id"]: row for row in rows_of(asks, _CALLS)}
     table = Table("call", "turns", "customer's course", "heard", "score", "alerts", "WER")
+    unheard: list[str] = []
     for sample in samples:
         row = calls.get(sample.call_id)
         if row is None:
@@ -179,7 +187,8 @@ def _show(asks: Asks, samples: Sequence[Sample], out: Console) -> None:
             continue
         wer = ""
         if row["degradations"] and not row["heard"]:
-            wer = "not heard: " + row["degradations"][0].partition(":")[0].lower()
+            unheard.append(row["degradations"][0].partition(":")[0].lower())
+            wer = f"not heard: {unheard[-1]}"
         elif sample.language == "en":
             wer = f"{word_error_rate(sample.script, row['heard']):.0%}"
         table.add_row(
@@ -196,6 +205,7 @@ def _show(asks: Asks, samples: Sequence[Sample], out: Console) -> None:
             wer,
         )
     out.print(table, markup=True)
+    out.print(_LEGEND, highlight=False, soft_wrap=True)
     for question, sql in QUESTIONS:
         out.print(f"\n[b]{question}[/b]", markup=True)
         out.print(sql, style="dim", highlight=False, soft_wrap=True)
@@ -203,6 +213,7 @@ def _show(asks: Asks, samples: Sequence[Sample], out: Console) -> None:
             asks.ask(sql, "PrettyCompactMonoBlock").decode().rstrip(), highlight=False, markup=False
         )
     out.print()
+    return unheard
 
 
 _CALLS = """
@@ -222,6 +233,9 @@ WHERE c.tenant_id = 'demo'
 """
 
 
+_LEGEND = (
+    "customer's course, by quarter of the call: - negative, o neutral, + positive, . said nothing"
+)
 _SIGNS = {"NEGATIVE": "[red]-[/]", "NEUTRAL": "o", "POSITIVE": "[green]+[/]"}
 
 

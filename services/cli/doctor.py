@@ -79,6 +79,14 @@ def _log(parts: Parts) -> Checked:
     return Checked("log", "ok", f"{parts.settings.log.kind}: {where}, {len(TOPICS)} topics")
 
 
+def _registry(parts: Parts) -> Checked:
+    topics = [topic for topic in TOPICS if topic.record is not None]
+    for topic in topics:
+        parts.registry.schema_id(topic)
+    where = parts.settings.registry.url or "those that come with this suite"
+    return Checked("registry", "ok", f"{where}: schemas of {len(topics)} topics")
+
+
 def _objects(parts: Parts) -> Checked:
     key, body = f"doctor/{uuid.uuid4().hex}", os.urandom(64)
     parts.objects.put(key, body)
@@ -122,6 +130,7 @@ _CHECKS: dict[str, Callable[[Parts], Checked]] = {
     "python": _python,
     "data folder": _data_dir,
     "log": _log,
+    "registry": _registry,
     "objects": _objects,
     "engine": _engine,
     "rules": _rules,
@@ -132,6 +141,8 @@ _MENDS = {
     "python": "install Python 3.11 or newer",
     "data folder": "set CALLSTREAM_DATA_DIR to a folder that can be written",
     "log": "see CALLSTREAM_LOG__KIND and, for Kafka, CALLSTREAM_LOG__KAFKA__BOOTSTRAP",
+    "registry": "see CALLSTREAM_REGISTRY__URL, __USER and __PASSWORD; what is not registered: "
+    "callstream schemas register",
     "objects": "see CALLSTREAM_OBJECTS__ENDPOINT, __BUCKET, __ACCESS_KEY and __SECRET_KEY",
     "engine": "see CALLSTREAM_TRANSCRIBE__ENGINE and __MODEL_DIR",
     "rules": "mend the rule file named, or unset CALLSTREAM_ENRICH__RULES_DIR",

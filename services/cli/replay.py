@@ -6,13 +6,14 @@ import getpass
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -47,6 +48,7 @@ from services.settings import Settings, load
 replay_app = typer.Typer(help="Run a stage again over calls of the past.")
 
 _ASKED_FROM = 100
+_YES = f"Do not ask; it asks on a terminal only, above {_ASKED_FROM} events."
 _SAMPLE = 10
 _POLL_S = 0.2
 _QUIET_S = 30.0
@@ -117,7 +119,7 @@ def replay(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it comes to, and do nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help=_YES)] = False,
     detach: Detach = False,
     ahead: Ahead = AHEAD,
 ) -> None:
@@ -524,19 +526,26 @@ def _user() -> str:
 
 def _tell(stage: str, cost: Estimate, selected: Selected) -> None:
     """What a dry run says."""
-    takes = cost.rate if cost.seconds is None else f"about {_span(cost.seconds)}, at {cost.rate}"
+    takes = (
+        f"an unknown time: {cost.rate}"
+        if cost.seconds is None
+        else f"about {_span(cost.seconds)}, at {cost.rate}"
+    )
     events = "" if cost.events == cost.calls else f" ({cost.events:,} events)"
     out.print(f"calls   {cost.calls:,}{events}", soft_wrap=True)
-    out.print(f"audio   {cost.audio_ms / 3_600_000:,.1f} h")
+    out.print(f"audio   {_span(cost.audio_ms / 1000)}")
     out.print(f"words   {cost.words:,}")
     size = cost.input_bytes
     out.print("input   not measured: the log was read" if size is None else
-              f"input   {size / 1e6:,.1f} MB")  # fmt: skip
-    out.print(f"{stage} takes {takes}", soft_wrap=True)
-    table = Table("call", "started", "queue", "agent", "language", "engine", "audio s")
+              f"input   {_bytes(size)}")  # fmt: skip
+    if cost.calls:
+        out.print(f"{stage} takes {takes}", soft_wrap=True)
     shown: dict[str, Found] = {each.input.call: each for each in selected.found}
     step = max(1, len(shown) // _SAMPLE)
-    for each in list(shown.values())[::step][:_SAMPLE]:
+    some = list(shown.values())[::step][:_SAMPLE]
+    table = _table([each.input.call for each in some], "started", "queue", "agent", "language",
+                   "engine", "audio s")  # fmt: skip
+    for each in some:
         table.add_row(
             each.input.call, each.started_at, each.queue, each.agent, each.language, each.engine,
             f"{each.audio_ms / 1000:.0f}",
@@ -548,21 +557,37 @@ def _tell(stage: str, cost: Estimate, selected: Selected) -> None:
 
 def _span(seconds: float) -> str:
     if seconds < 90:
-        return f"{max(1, round(seconds))} s"
+        return f"{max(1, round(seconds)) if seconds else 0} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def _bytes(size: int) -> str:
+    if size < 1000:
+        return f"{size} B"
+    return f"{size / 1e3:.1f} kB" if size < 1_000_000 else f"{size / 1e6:,.1f} MB"
+
+
+def _table(calls: Sequence[str], *columns: str) -> Table:
+    """A table whose first column names `calls`: nothing in it is cut, ids are folded last."""
+    table = Table()
+    longest = max(map(cell_len, calls), default=0)
+    table.add_column("call", width=min(max(longest, 4), out.width // 2), overflow="fold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _show(compared: Comparison, calls: int) -> None:
     shown = [each for each in compared.differences[:calls] if each.weight]
     if shown:
         first = compared.differences[0]
-        columns = ["call", *(["words changed"] if first.words_changed is not None else [])]
-        names = [*first.numbers, *first.texts, *first.labels]
-        table = Table(*columns, *names)
+        columns = ["words changed"] if first.words_changed is not None else []
+        columns += [*first.numbers, *first.texts, *first.labels]
+        rows = []
         for each in shown:
-            cells = [each.call]
+            cells = []
             if first.words_changed is not None:
                 cells.append(f"{each.words_changed or 0} of {each.words.now or 0}")
             cells += [_moved(each.numbers.get(name)) for name in first.numbers]
@@ -574,7 +599,12 @@ def _show(compared: Comparison, calls: int) -> None:
                     *(f"-{label}" for label in labels.lost),
                 ]  # fmt: skip
                 cells.append(" ".join(signs))
-            table.add_row(*cells)
+            rows.append(cells)
+        # What changed in none of them takes no room from what did.
+        told = [number for number in range(len(columns)) if any(row[number] for row in rows)]
+        table = _table([each.call for each in shown], *(columns[number] for number in told))
+        for each, row in zip(shown, rows, strict=True):
+            table.add_row(each.call, *(row[number] for number in told))
         out.print(table)
     sums = Table("in sum", "")
     for name, value in compared.summed().items():

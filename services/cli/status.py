@@ -37,6 +37,7 @@ _HEALTH_LIMIT_S = 3.0
 # Messages of one retry tier that are looked at; what is beyond is said to be more.
 _MOST_WAITING = 50_000
 _MOST_ROWS = 12
+_UNASKED = "not asked: CALLSTREAM_STATUS__URLS does not name it"
 _TIERS = tuple(tier.topic for tier in RETRY_TIERS)
 
 _WAITING = f"""
@@ -216,7 +217,7 @@ class Looker:
         deadline = time.monotonic() + _HEALTH_LIMIT_S
         for name in STAGES:
             if name not in urls:
-                found[name] = None, f"unknown; say where it is asked in status.urls: {name}"
+                found[name] = None, _UNASKED
                 continue
             said, failure = asked[urls[name]].end(deadline, _HEALTH_LIMIT_S)
             if said is None:
@@ -350,6 +351,16 @@ def _problems(status: Status) -> Iterator[str]:
             unready[stage.why].append(stage.stage)
     for why, names in unready.items():
         yield f"not ready: {', '.join(names)}: {why}"
+    unasked = [stage for stage in status.stages if stage.why == _UNASKED]
+    if unasked:
+        example = json.dumps({unasked[0].stage: "http://HOST:PORT"})
+        yield (
+            f"not asked: {', '.join(each.stage for each in unasked)}: say where each serves its "
+            f"health, as CALLSTREAM_STATUS__URLS='{example}'"
+        )
+    for stage in unasked:
+        if stage.lag and not stage.handled_per_s:
+            yield f"{stage.stage}: {stage.lag} wait, and nobody was seen to handle them"
     for stage in status.stages:
         if stage.dead_letters:
             letters = f"dead letters: {stage.dead_letters}"

@@ -14,8 +14,8 @@ import re
 import signal
 import stat
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -61,14 +61,17 @@ def call_ended_for(
     when the file was last changed. `call_id` is by default made of file name and content.
     `lies_at` is where the file will be read from, if not at `path`; `uri` names any other place.
 
-    Raises FileNotFoundError, and Invalid (`bad_metadata`) naming the key that is wrong.
+    Raises FileNotFoundError, and Invalid (`bad_metadata`) naming the sidecar and the key that is
+    wrong.
     """
     sidecar = sidecar_of(path)
-    told = {**(_read(sidecar) if sidecar else {}), **(metadata or {})}
+    with _said_by(sidecar):
+        told = {**(_read(sidecar) if sidecar else {}), **(metadata or {})}
     digest = sha256_of(path)
     changed = max(each.stat().st_mtime_ns for each in (path, sidecar) if each is not None)
     changed_at = datetime.fromtimestamp(changed // 1_000_000 / 1000, UTC)
-    plain = _expanded(told, digest)
+    with _said_by(sidecar):
+        plain = _expanded(told, digest)
     recording: dict[str, Any] = {
         "recording_id": f"{digest[:16]}",
         "status": "AVAILABLE",
@@ -93,10 +96,12 @@ def call_ended_for(
     if call_id is not None:
         call["call_id"] = call_id
     call["tenant_id"] = tenant_id
-    _fill_times(call, changed_at, recording.get("duration_ms") or 0)
+    with _said_by(sidecar):
+        _fill_times(call, changed_at, recording.get("duration_ms") or 0)
     about = json.dumps([path.name, digest, sorted(told.items()), roles], default=str)
     call.setdefault("event_id", event_id("file", f"{tenant_id}\n{call['call_id']}\n{about}", 0, 0))
-    return _converted(call, sidecar)
+    with _said_by(sidecar):
+        return _converted(call)
 
 
 def sidecar_of(path: Path) -> Path | None:
@@ -120,14 +125,25 @@ def _call_id_for(path: Path, digest: str) -> str:
     return f"{name}-{digest[:12]}"
 
 
+@contextmanager
+def _said_by(sidecar: Path | None) -> Iterator[None]:
+    """Name the file in what is found wrong with it."""
+    try:
+        yield
+    except Invalid as problem:
+        if sidecar is None:
+            raise
+        raise Invalid(problem.reason, f"{sidecar.name}: {problem.detail}") from problem
+
+
 def _read(sidecar: Path) -> dict[str, Any]:
     try:
         text = sidecar.read_text("utf-8")
         told = json.loads(text) if sidecar.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        raise Invalid("bad_metadata", f"{sidecar.name}: {error}") from error
+        raise Invalid("bad_metadata", str(error)) from error
     if not isinstance(told, dict) or not all(isinstance(key, str) for key in told):
-        raise Invalid("bad_metadata", f"{sidecar.name}: not a mapping of names to values")
+        raise Invalid("bad_metadata", "not a mapping of names to values")
     return told
 
 
@@ -205,38 +221,41 @@ def _upper(value: Any, key: str = "") -> Any:
 
 def _fill_times(call: dict[str, Any], changed_at: datetime, duration_ms: int) -> None:
     """started_at, ended_at and occurred_at from one another, the duration, or the file."""
+    times: dict[str, datetime] = {}
+    for key in ("started_at", "ended_at"):
+        if key in call:
+            try:
+                times[key] = msgspec.convert(call[key], datetime)
+            except msgspec.ValidationError as error:
+                raise Invalid(
+                    "bad_metadata", f"{key}={str(call[key])!r}: {error}; as in 2026-03-02T08:30:00Z"
+                ) from error
     try:
-        times: dict[str, datetime] = {
-            key: msgspec.convert(call[key], datetime)
-            for key in ("started_at", "ended_at")
-            if key in call
-        }
         duration = timedelta(milliseconds=duration_ms)
         if "ended_at" not in times:
             times["ended_at"] = times["started_at"] + duration if times else changed_at
         times.setdefault("started_at", times["ended_at"] - duration)
-    except (msgspec.ValidationError, TypeError, OverflowError) as error:
-        raise Invalid("bad_metadata", f"started_at, ended_at or duration_ms: {error}") from error
+    except (TypeError, OverflowError) as error:
+        raise Invalid("bad_metadata", f"duration_ms={duration_ms!r}: {error}") from error
     call["started_at"], call["ended_at"] = times["started_at"], times["ended_at"]
     call.setdefault("occurred_at", times["ended_at"])
 
 
-def _converted(call: dict[str, Any], sidecar: Path | None) -> CallEnded:
-    where = f"{sidecar.name}: " if sidecar else ""
+def _converted(call: dict[str, Any]) -> CallEnded:
     try:
         event = msgspec.convert(call, CallEnded)
     except msgspec.ValidationError as error:
-        raise Invalid("bad_metadata", f"{where}{error}") from error
+        raise Invalid("bad_metadata", str(error)) from error
     if unknown := _unknown(call, msgspec.to_builtins(event, builtin_types=(datetime,))):
-        raise Invalid("bad_metadata", f"{where}{unknown!r} is no field of the schema")
+        raise Invalid("bad_metadata", f"{unknown!r} is no field of the schema")
     for field in fields(CallEnded):
         value = getattr(event, field.name)
         if isinstance(value, datetime) and value.tzinfo is None:
             raise Invalid(
-                "bad_metadata", f"{where}{field.name} {value} has no time zone; append Z or +01:00"
+                "bad_metadata", f"{field.name} {value} has no time zone; append Z or +01:00"
             )
     if problem := problem_with(event):
-        raise Invalid("bad_metadata", where + problem)
+        raise Invalid("bad_metadata", problem)
     return event
 
 

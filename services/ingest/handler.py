@@ -257,11 +257,13 @@ def _about(event: CallRecorded) -> str:
 
 
 def _refusal(refused: Sequence[tuple[Recording, Invalid]]) -> Invalid:
+    first = refused[0][1].reason
     detail = "; ".join(
-        f"recording {recording.recording_id!r}: {problem.reason}: {problem.detail}"
+        f"recording {recording.recording_id!r}: "
+        f"{problem.detail if problem.reason == first else problem}"
         for recording, problem in refused
     )
-    return Invalid(refused[0][1].reason, detail)
+    return Invalid(first, detail)
 
 
 def _hint(recording: Recording) -> str | None:

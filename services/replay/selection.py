@@ -25,7 +25,7 @@ from schemas.events import (
     Role,
 )
 from schemas.topics import DEAD_LETTER, ENDED, GENERATIONS, TRANSCRIBED
-from services.dead_letters import DeadLetter, unsettled
+from services.dead_letters import DeadLetter, decided, unsettled
 from services.enrich.settings import trial_rules
 from services.loopback import Asks, rows_of
 from services.replay.inputs import (
@@ -609,7 +609,9 @@ def _with_tail(
     if selection.dead_letters or stage == "sink":
         known = {(each.input.call, each.input.event_id) for each in archived.found}
         more = [f for f in tail.found if (f.input.call, f.input.event_id) not in known]
-        return Selected([*archived.found, *more], left_out)
+        over = decided(view) if selection.dead_letters else set()
+        still = [f for f in archived.found if f.input.place not in over]
+        return Selected([*still, *more], left_out)
     # An event beyond what is stored is newer than the one that is, but for amendments out of order:
     # then the revision decides at the stage's output, as it does for live calls.
     newer = {each.input.call: each for each in tail.found}

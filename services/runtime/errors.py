@@ -25,6 +25,18 @@ class Failure(Exception):
         self.detail = detail
 
 
+def cause(error: BaseException) -> str:
+    """What lies under a client's error, such as `Connection refused`, in a line."""
+    while True:
+        under = (error.__cause__, getattr(error, "reason", None), *error.args[-1:])
+        inner = next((each for each in under if isinstance(each, BaseException)), None)
+        if inner is None:
+            break
+        error = inner
+    told = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return told.partition("\n")[0][:300]
+
+
 class Invalid(Failure):
     """This input can never succeed."""
 

@@ -35,6 +35,10 @@ _CERTIFICATES = (
     "brokers ask for them, and that the listener speaks TLS"
 )
 _RIGHTS = "ask for the right: the brokers' ACLs lack it for this user"
+_NO_ANSWER = (
+    f"if the brokers are up, check {_KEY}BOOTSTRAP, and that {_KEY}SECURITY_PROTOCOL is what that "
+    "listener speaks"
+)
 # What the brokers refuse, and what a person is to look at.
 REFUSALS = {
     KafkaError._AUTHENTICATION: _LOGIN,
@@ -238,6 +242,8 @@ class Connection:
         what = f"{self.settings.bootstrap}: {error.name()}: {error.str()}"
         if mend := _mend(error):
             return Transient("log_refused", f"{what}; {mend}")
+        if error.code() in _SILENCES:
+            what += f"; {_NO_ANSWER}"
         return Transient("log_down", what)
 
     def admin(self) -> AdminClient:

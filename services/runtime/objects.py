@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from services.runtime.errors import Invalid, Transient
+from services.runtime.errors import Invalid, Transient, cause
 
 if TYPE_CHECKING:
     from minio import Minio
@@ -283,14 +283,16 @@ class S3Objects:
             if mend is None and error.response.status in (401, 403):
                 mend = "objects.access_key: the store refuses it"
             if mend is None:
-                raise Transient("objects_down", f"{self._where}: {error.code} {key}") from error
+                told = f"{self._where}: {error.code}"
+                raise Transient("objects_down", f"{told} ({key})" if key else told) from error
             if settings:
                 raise ValueError(f"{mend} ({self._where}: {error.code})") from error
             raise Transient("objects_refused", f"{mend} ({self._where}: {error.code})") from error
         except (MinioException, HTTPError, OSError) as error:
-            raise Transient(
-                "objects_down", f"{self._where}: {type(error).__name__} {key}"
-            ) from error
+            told = f"{self._where}: {cause(error)}"
+            if "ssl" in told.lower():
+                told += "; CALLSTREAM_OBJECTS__SECURE=true is for a store that speaks https"
+            raise Transient("objects_down", f"{told} ({key})" if key else told) from error
 
 
 # What an S3 store's refusal says about our settings.

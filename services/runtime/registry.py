@@ -27,6 +27,7 @@ COMPATIBILITY = "FULL_TRANSITIVE"
 LARGEST_ANSWER_BYTES = 4 << 20
 
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
+_PATH = "with its path, such as http://host:8080/apis/ccompat/v7 of Apicurio's"
 _MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
 # How long an id that nobody knew is not asked for again, and how many such ids are remembered: a
 # message may name any id.
@@ -302,12 +303,15 @@ class HttpRegistry:
     def _strange(self, asked: str, what: str) -> Transient:
         return Transient(
             "registry_down",
-            f"{self._url} answers {asked} with {what}; is registry.url that of a schema registry, "
-            "with its path?",
+            f"{self._url} answers {asked} with {what}; is CALLSTREAM_REGISTRY__URL that of a "
+            f"schema registry, {_PATH}?",
         )
 
     def _refused(self, refused: _Answer) -> Transient:
-        return Transient("registry_refused", f"{self._url}: {refused.code}: {refused}")
+        told = f"{self._url}: {refused.code}: {refused}"
+        if refused.code in (404, 405):  # no code of the API's: the server knows no such page
+            told += f"; is CALLSTREAM_REGISTRY__URL {_PATH}?"
+        return Transient("registry_refused", told)
 
 
 class _TooLarge(Transient):

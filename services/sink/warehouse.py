@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import queue
 import re
 import threading
@@ -24,7 +25,7 @@ from clickhouse_connect.driver.exceptions import (
     OperationalError,
 )
 
-from services.runtime.errors import Transient
+from services.runtime.errors import Transient, cause
 from services.sink.settings import SinkSettings
 
 # Codes after which the same statement may succeed (src/Common/ErrorCodes.cpp of ClickHouse).
@@ -143,7 +144,7 @@ class Warehouse:
         """
         warehouse = cls(settings)
         try:
-            with _translated("connect"), warehouse._connect(None) as first:
+            with warehouse._translated("connect"), warehouse._connect(None) as first:
                 first.command(f"CREATE DATABASE IF NOT EXISTS {settings.database}")
                 with warehouse._client():  # kept: the engine closes with its last client
                     pass
@@ -205,6 +206,8 @@ class Warehouse:
                         "time. Stop the other, or set sink.url to a ClickHouse server",
                     ) from error
                 raise
+        # It warns of a server that does not answer, which its exception says too.
+        logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)
         where = urlsplit(settings.url)
         return clickhouse_connect.get_client(
             interface=where.scheme,
@@ -232,13 +235,29 @@ class Warehouse:
         finally:
             self._idle.put(client)
 
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """Raises Transient for the driver's error where the same statement may succeed later."""
+        try:
+            yield
+        except ClickHouseError as error:
+            code = getattr(error, "code", None)
+            silent = code is None and isinstance(error, OperationalError)
+            if not silent and code not in RETRIABLE_CODES:
+                raise
+            told = _first_line(error)
+            if silent and self._settings.url is not None:
+                # The driver's own words hold the whole request.
+                told = f"CALLSTREAM_SINK__URL={_without_login(self._settings.url)}: {cause(error)}"
+            raise Transient("warehouse_down", f"{doing}: {told}") from error
+
     def insert(self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]]) -> None:
         """Insert `data`, one sequence per column, as one block; durable and visible on return.
 
         One that fails may have taken place. Inserted again, its rows are there twice until the
         engine merges them; to those who read with FINAL they are there once.
         """
-        with _translated(f"insert into {table}"), self._client() as client:
+        with self._translated(f"insert into {table}"), self._client() as client:
             if table not in self._types:
                 context = client.create_insert_context(table, list(columns))
                 self._types[table] = (context.column_names, context.column_types)
@@ -267,7 +286,7 @@ class Warehouse:
 
         `formats` says how columns are read: {"value": "bytes"} for a String that holds bytes.
         """
-        with _translated("query"), self._client() as client:
+        with self._translated("query"), self._client() as client:
             bound = dict(parameters or {})
             answer = client.query(sql, parameters=bound, column_formats=dict(formats or {}))
             names = tuple(answer.column_names)
@@ -283,12 +302,12 @@ class Warehouse:
         parameters: Parameters | None = None,
     ) -> bytes:
         """The answer of `sql` in a format of ClickHouse: "JSONEachRow", "CSVWithNames", "TSV"..."""
-        with _translated("query"), self._client() as client:
+        with self._translated("query"), self._client() as client:
             return client.raw_query(sql, parameters=dict(parameters or {}), fmt=format)
 
     def command(self, sql: str, parameters: Parameters | None = None) -> None:
         """Run a statement that answers nothing. Mutations are complete on return."""
-        with _translated("command"), self._client() as client:
+        with self._translated("command"), self._client() as client:
             client.command(sql, parameters=dict(parameters or {}), settings={"mutations_sync": 2})
 
     def migrate(self, folder: Path = _MIGRATIONS) -> list[str]:
@@ -383,19 +402,9 @@ def _held_elsewhere(path: Path) -> bool:
     return False
 
 
-@contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        if error.code is None or error.code in RETRIABLE_CODES:
-            raise Transient("warehouse_down", f"{doing}: {_first_line(error)}") from error
-        raise
-    except ClickHouseError as error:
-        code = getattr(error, "code", None)
-        if code in RETRIABLE_CODES:
-            raise Transient("warehouse_down", f"{doing}: {_first_line(error)}") from error
-        raise
+def _without_login(url: str) -> str:
+    where = urlsplit(url)
+    return where._replace(netloc=where.netloc.rpartition("@")[2], query="").geturl()
 
 
 def _first_line(error: Exception) -> str:

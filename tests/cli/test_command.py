@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from services.assembly import project_root
+from services.cli.__main__ import CallState
 from services.loopback import There, running
 from services.runtime.errors import Transient
 
@@ -211,6 +214,45 @@ def test_names_are_no_markup(command: Command, tmp_path: Path) -> None:
     assert "CALLSTREAM_LOG__KIND=kafka" in command("up", status=1)
 
 
+def test_what_cannot_be_described_is_named_and_the_rest_is_handed_in(
+    command: Command, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{name}.flac" for name in "abc"]
+    for number, file in enumerate(files):
+        file.write_bytes((SAMPLES / "praise.flac").read_bytes() + bytes(number))
+    (tmp_path / "b.yaml").write_text("started_at: yesterday\n")
+    process = command.start("submit", *map(str, files))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert [line.split("  ")[1] for line in out.splitlines()] == [str(files[0]), str(files[2])]
+    assert f"{files[1]}: bad_metadata: b.yaml: started_at='yesterday'" in err
+    assert "handed in: 2, not handed in: 1" in err
+
+
+def test_a_state_that_does_not_exist_is_refused_with_those_that_do(command: Command) -> None:
+    told = command("calls", "--state", "faild", status=2)
+    assert "no_recording" in told
+
+
+def test_the_states_are_those_of_the_view() -> None:
+    scripts = sorted((project_root() / "services/sink/migrations").glob("*.sql"))
+    told = re.findall(
+        r"One row per call\. state: ([a-z_, ]+);", "".join(map(Path.read_text, scripts))
+    )
+    assert told[-1].split(", ") == list(CallState)
+
+
+@pytest.mark.clickhouse
+def test_what_could_not_be_done_is_a_reason_and_an_id_may_hold_slashes(command: Command) -> None:
+    audio = str(SAMPLES / "praise.flac")
+    command("submit", "--wait", "--call-id", "a b/c", "--roles", "agent,customer", audio)
+    assert "a b/c" in command("show", "a b/c")
+    assert "a b/c" in command("show", "default/a b/c")
+    assert "no call a b/d; no call of tenant 'a b'" in command("show", "a b/d", status=1)
+    (row,) = map(json.loads, command("calls", "--format", "json").splitlines())
+    assert (row["state"], row["state_reason"]) == ("enriched", "no_diarization")
+
+
 def test_work_that_has_nowhere_to_lie_is_told(command: Command) -> None:
     command.environment["CALLSTREAM_SCRATCH"] = "/dev/null/x"
     assert "CALLSTREAM_SCRATCH=/dev/null/x: Not a directory" in command("up", status=1)
@@ -276,7 +318,9 @@ def test_doctor_checks_every_part_and_says_the_mend(command: Command) -> None:
     told = command("doctor")
     rows = [[cell.strip() for cell in line.split("│")] for line in told.splitlines()]
     verdicts = {row[1]: row[2] for row in rows if len(row) > 3 and row[2]}
-    good = dict.fromkeys(("python", "data folder", "log", "objects", "rules", "warehouse"), "ok")
+    good = dict.fromkeys(
+        ("python", "data folder", "log", "registry", "objects", "rules", "warehouse"), "ok"
+    )
     assert verdicts == {**good, "engine": "warn"}, "the stub engine is nothing to rely on"
     command.environment["CALLSTREAM_ENRICH__RULES_DIR"] = str(command.data / "none")
     assert "CALLSTREAM_ENRICH__RULES_DIR" in _either(command, "doctor", status=1)
@@ -299,3 +343,35 @@ def test_submit_says_what_is_wrong_with_its_words(command: Command, tmp_path: Pa
     assert "no such file" in command("submit", str(tmp_path / "none.wav"), status=1)
     audio = str(SAMPLES / "praise.flac")
     assert "no role; allowed: unknown" in command("submit", audio, "--roles", "boss", status=1)
+
+
+@pytest.mark.clickhouse
+def test_doctor_asks_the_registry(command: Command) -> None:
+    command.environment["CALLSTREAM_REGISTRY__URL"] = "http://127.0.0.1:1"
+    told = next(line for line in _either(command, "doctor", status=1).splitlines()
+                if "│ registry" in line)  # fmt: skip
+    for part in ("fail", "http://127.0.0.1:1", "CALLSTREAM_REGISTRY__URL"):
+        assert part in told
+
+
+@pytest.mark.parametrize("words", [("run", "enrich"), ("up",)])
+def test_a_port_that_is_taken_is_named(command: Command, words: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command.environment["CALLSTREAM_HTTP__PORT"] = str(port)
+        told = command(*words, status=1)
+    assert f"CALLSTREAM_HTTP__PORT={port} on 127.0.0.1: Address already in use" in told
+
+
+@pytest.mark.parametrize("words", [("calls",), ("topics",), ("run", "ingest")])
+def test_a_data_folder_is_named_by_its_key(command: Command, words: tuple[str, ...]) -> None:
+    command.environment["CALLSTREAM_DATA_DIR"] = "/proc/none"
+    told = command(*words, status=1)
+    assert "CALLSTREAM_DATA_DIR=/proc/none: No such file or directory" in told
+
+
+def test_a_warehouse_that_is_down_is_told_in_one_line(command: Command) -> None:
+    command.environment["CALLSTREAM_SINK__URL"] = "http://me:hunter2@127.0.0.1:1"
+    assert command("calls", status=3).splitlines() == [
+        "error warehouse_down: query: CALLSTREAM_SINK__URL=http://127.0.0.1:1: Connection refused"
+    ]

@@ -10,6 +10,7 @@ import pytest
 from schemas.events import CallEnriched, CallTranscribed
 from schemas.examples import EXAMPLES
 from services.cli import show
+from services.cli.demo import _not_heard
 
 TRANSCRIPTS: dict[str, CallTranscribed] = dict(EXAMPLES["CallTranscribed"])
 
@@ -42,6 +43,13 @@ def test_text_says_what_was_not_transcribed_and_what_is_degraded() -> None:
     assert "secure_pause 02:00 to 02:20" in show.text(TRANSCRIPTS["hold"], None)
     assert "degraded: no_diarization" in show.text(TRANSCRIPTS["mono"], None)
     assert "nobody was heard to speak" in show.text(TRANSCRIPTS["silence"], None)
+
+
+def test_the_demo_says_how_many_were_not_heard_and_why() -> None:
+    assert _not_heard([]) == ""
+    assert _not_heard(["language_unsupported"] * 2) == (
+        ", 2 of them not heard (language_unsupported),"
+    )
 
 
 def test_json_is_the_event() -> None:

@@ -103,11 +103,12 @@ def test_each_stage_is_asked_where_it_runs(services: tuple[Observer, Settings]) 
     )  # fmt: skip
     assert stage(status, "transcribe").ready is False
     assert stage(status, "sink").ready is None
-    assert "status.urls" in stage(status, "sink").why
+    assert "CALLSTREAM_STATUS__URLS" in stage(status, "sink").why
     told = " ".join(status.needs_a_person)
     assert "enrich: breaker" in told
     assert "transcribe" in told
-    assert "sink" not in told
+    assert "not asked: sink: say where each serves its health, as CALLSTREAM_STATUS__URLS=" in told
+    assert "wait, and nobody" not in told
 
 
 @pytest.mark.clickhouse

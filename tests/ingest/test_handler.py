@@ -169,7 +169,7 @@ def test_one_refused_of_two(ingest: Ingest, host: Host) -> None:
     assert event.refused[0].reason.startswith("not_audio: ")
     problem = ingest.failure(call_with(bad, worse))
     assert isinstance(problem, Invalid)
-    assert "'b': not_audio" in problem.detail
+    assert str(problem).startswith("not_audio: recording 'b': no audio format")
     assert "'c': no_uri" in problem.detail
 
 

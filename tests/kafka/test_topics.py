@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewPartitions
 
 from schemas.topics import ALERTS, DAY_MS, DEAD_LETTER, ERASED, TOPICS, Topic
 from services.runtime.kafka_view import KafkaView
@@ -132,7 +133,7 @@ def line_with(log: Path, text: str) -> str:
 
 
 def readiness(log: Path) -> dict[str, str | None]:
-    address = line_with(log, "health and metrics on").split("health and metrics on ")[1].split()[0]
+    address = json.loads(line_with(log, '"event": "started"'))["health"]
     try:
         with urllib.request.urlopen(f"{address}/readyz", timeout=5) as answer:
             body = answer.read()
@@ -175,9 +176,11 @@ def test_a_service_waits_for_its_topics_and_the_command_makes_them(
         assert child.wait(30) == 0
     assert "nothing was missing" in command(values, "topics", "create")
     assert "as the catalogue says" in command(values, "topics", "check")
-    listed = command(values, "topics")
-    assert "CallTranscribed" in listed
-    assert "missing" not in listed
+    asked = attempt(values, "topics")
+    assert asked.returncode == 0, asked.stderr
+    assert "CallTranscribed" in asked.stdout
+    assert "missing" not in asked.stdout
+    assert "the end of every transaction" in asked.stderr
 
     alter(bare, ALERTS, retention_ms="1000")
     alter(bare, DEAD_LETTER, max_message_bytes="1048588")
@@ -192,6 +195,11 @@ def test_a_service_waits_for_its_topics_and_the_command_makes_them(
     assert ALERTS not in left
     alter(bare, ERASED, cleanup_policy="compact")
     command(values, "topics", "check")
+    admin = AdminClient({"bootstrap.servers": bare.bootstrap})
+    admin.create_partitions([NewPartitions(ALERTS, 25)])[ALERTS].result(30)
+    more = command(values, "topics", "check")
+    assert "none is needed" in more
+    assert "nothing needs a mend" in more
     # Stopped while it joined, a member may count until its session is over.
     rewind, deadline = ("topics", "rewind", "enrich"), time.monotonic() + PATIENCE_S
     while (moved := attempt(values, *rewind)).returncode and time.monotonic() < deadline:
@@ -211,6 +219,8 @@ def test_a_service_waits_for_brokers_that_are_down(tmp_path: Path) -> None:
     told = tmp_path / "waits.log"
     with service(values, told) as child:
         line_with(told, "log_down")
-        assert "127.0.0.1:9" in str(readiness(told)["enrich"])
+        why = str(readiness(told)["enrich"])
+        for part in ("127.0.0.1:9", "KAFKA__BOOTSTRAP", "KAFKA__SECURITY_PROTOCOL"):
+            assert part in why
         child.send_signal(signal.SIGTERM)
         assert child.wait(20) == 0

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from schemas.events import CallErased, Decision
-from schemas.topics import ALERTS, REPLAY, TRANSCRIBED
+from schemas.topics import ALERTS, DEAD_LETTER, REPLAY, TRANSCRIBED
 from services.assembly import project_root
-from services.dead_letters import unsettled
+from services.dead_letters import settled, unsettled
 from services.loopback import Here
 from services.replay.comparison import compare
 from services.replay.decisions import check_decision, decide, decision
 from services.replay.plans import generations, read_plan
 from services.replay.progress import Follower, tally
-from services.replay.selection import Refused, moment
-from services.runtime.sqlite_log import SqliteView
+from services.replay.selection import Refused, Selection, moment, select
+from services.runtime.sqlite_log import Database, SqliteLog, SqliteView
 from services.runtime.stage import utc_now
 from services.transcribe.stub_engine import StubEngine
 from tests.replay.suite import (
@@ -347,6 +347,16 @@ def test_a_dead_letter_is_replayed_from_its_bytes(through: Through) -> None:
         found = selected(parts, "transcribe", source, dead_letters=True)
         assert [each.topic for each in found.inputs] == ["calls.recorded"], found
     assert selected(parts, "enrich", dead_letters=True).inputs == []
+    # What an operator decided counts before the sink has stored it.
+    (letter,) = unsettled(parts.view)
+    decision = Database(None)
+    SqliteView(decision).create({DEAD_LETTER: 1})
+    SqliteLog(decision).commit([settled(letter, "redriven", 0)], {})
+    taken = select(
+        "transcribe", Selection(tenant=TENANT, dead_letters=True), "auto", Here(parts.warehouse),
+        SqliteView(decision), parts.codec, {},
+    )  # fmt: skip
+    assert taken.inputs == []
     again = carried_out(parts, planned(parts, "transcribe", found))
     assert again.tally.done == 1
     drained(parts)

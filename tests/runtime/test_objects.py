@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -220,8 +222,19 @@ def test_a_store_that_does_not_answer_is_waited_for(tmp_path: Path) -> None:
         lambda: list(store.keys()),
     ]
     for ask in asks:
-        with pytest.raises(Transient, match="objects_down"):
+        with pytest.raises(Transient, match=r"objects_down: .* at 127\.0\.0\.1:1: Connection ref"):
             ask()
+
+
+def test_https_to_a_store_that_speaks_none_names_the_setting() -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as plain:
+        thread = Thread(target=plain.serve_forever)
+        thread.start()
+        store = S3Objects(f"127.0.0.1:{plain.server_address[1]}", "calls", attempts=1)
+        with pytest.raises(Transient, match=r"SSL.*CALLSTREAM_OBJECTS__SECURE=true"):
+            store.check()
+        plain.shutdown()
+        thread.join()
 
 
 @pytest.mark.s3

@@ -378,7 +378,12 @@ def test_a_schema_of_ours_said_by_any_server_is_taken(hostile: Hostile) -> None:
     ("status", "body", "failure"),
     [
         (404, b'{"error_code": 40403, "message": "Schema not found"}', "unknown_schema_id"),
-        (404, b"<html>404</html>", "registry_down"),
+        (404, b"<html>404</html>", "registry_down.*CALLSTREAM_REGISTRY__URL .*with its path"),
+        (
+            404,
+            b'{"error_code": 404, "message": "HTTP 404 Not Found"}',
+            "registry_refused.*CALLSTREAM_REGISTRY__URL with its path",
+        ),
         (404, b'{"error": "no such page"}', "registry_down"),
         (404, b'{"error_code": 40499, "message": "other"}', "registry_refused"),
         (401, b"", "registry_refused.*registry.password"),

@@ -159,8 +159,9 @@ def test_a_code_that_may_succeed_later_is_transient(warehouse: Warehouse) -> Non
 
 
 def test_a_server_that_does_not_answer_is_transient() -> None:
-    with pytest.raises(Transient, match="warehouse_down"):
-        Warehouse.open(SinkSettings(url="http://127.0.0.1:9", connect_timeout_s=1))
+    told = "warehouse_down: connect: CALLSTREAM_SINK__URL=http://127.0.0.1:9: Connection refused"
+    with pytest.raises(Transient, match=f"^{told}$"):
+        Warehouse.open(SinkSettings(url="http://me:hush@127.0.0.1:9", connect_timeout_s=1))
 
 
 def test_a_folder_that_another_process_holds_is_named_with_the_mend(engine_folder: Path) -> None:
