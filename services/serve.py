@@ -27,6 +27,8 @@ from services.runtime.sqlite_log import SqliteView
 from services.runtime.stage import Stage
 from services.settings import PREFIX, Settings, WrongSetting, data_folder, load
 
+# How long a thread at work in Python keeps others waiting.
+_SWITCH_S = 0.0005
 # How often a log that cannot be opened yet is tried again.
 _REOPEN_S = 2.0
 
@@ -81,6 +83,9 @@ class Running:
     def start(self) -> None:
         if self._rarely:
             collect_rarely()
+        # A live call's threads come back from log and warehouse a hundred times: each time they
+        # would wait 5 ms for one that is at work on a replay.
+        sys.setswitchinterval(_SWITCH_S)
         for thread in (*self._threads, self._measuring):
             thread.start()
 

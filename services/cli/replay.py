@@ -51,6 +51,7 @@ _ASKED_FROM = 100
 _YES = f"Do not ask; it asks on a terminal only, above {_ASKED_FROM} events."
 _SAMPLE = 10
 _POLL_S = 0.2
+_LONGEST_PAUSE_S = 1.0
 _QUIET_S = 30.0
 _DECIDED_S = 120.0
 _WHY = 3
@@ -418,7 +419,7 @@ def _follow(follower: Follower, trouble: Callable[[], str | None]) -> None:
     """Step until it is over, showing how far it is."""
     began = moved = told = time.monotonic()
     start = follower.tally.done
-    quiet = False
+    quiet, pause_s = False, 0.0
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=err, transient=True,
@@ -459,8 +460,9 @@ def _follow(follower: Follower, trouble: Callable[[], str | None]) -> None:
                 left = (counted.total - ended) / rate if rate else None
                 eta = "" if left is None else f", {_span(left)} left"
                 err.print(f"{ended:,} of {counted.total:,}, {rate:.1f}/s{eta} {described}")
-            if not happened:
-                time.sleep(_POLL_S)
+            # Each look is a question to the warehouse that live calls need too.
+            pause_s = 0.0 if happened else min(_LONGEST_PAUSE_S, max(_POLL_S, 2 * pause_s))
+            time.sleep(pause_s)
 
 
 def _end(follower: Follower) -> None:

@@ -48,6 +48,8 @@ _BATCH_BYTES = 32_000_000
 _SHARE_BYTES = 8_000_000
 # The same of replays, which must not take the room of live calls.
 _REPLAY_SHARE_BYTES = 1_000_000
+# For so long after a live call more of them are expected.
+_LIVE_S = 10.0
 # How much less of the processor a replay gets than a live call, where both want it.
 _REPLAY_NICE = 10
 # What lies in the object store is beyond the size that needs a claim check; how far, its message
@@ -154,6 +156,9 @@ class _Loop:
         self._held: dict[TopicPartition, deque[_Work]] = {}
         self._running = 0
         self._replaying = False
+        self._replay_began = 0.0
+        self._replay_rests_until = 0.0
+        self._live_at = -_LIVE_S
         self._breaker = _Breaker(policy)
         self._commit_at = 0.0
         self._gathering_since: float | None = None
@@ -247,12 +252,16 @@ class _Loop:
             work = _Work(message, now, replay=is_replay(self._stage, message))
             self._held.setdefault(message.source, deque()).append(work)
             every_s = self._policy.replay_gather_s
-            if every_s and is_made_by_replay(self._stage, message):
+            made_by_replay = is_made_by_replay(self._stage, message)
+            if every_s and made_by_replay:
                 # All that comes until the next tick is ready then, as one.
                 work.ready_at = (now // every_s + 1) * every_s
             if self._is_others(message):
                 work.records = []
-            elif from_tier(self._stage, message):
+                continue
+            if not (work.replay or made_by_replay):
+                self._live_at = now
+            if from_tier(self._stage, message):
                 # No message waits longer than its tier, whatever its header says.
                 longest = round(max(self._policy.tier_delays_s) * 1000)
                 due_ms = whole_number(message, h.RETRY_DUE_MS) or 0
@@ -290,6 +299,8 @@ class _Loop:
                     wait_s = min(wait_s, (work.due_ms - now_ms) / 1000)
                 elif work.ready_at > now:
                     wait_s = min(wait_s, work.ready_at - now)
+                elif work.replay:
+                    wait_s = min(wait_s, self._replay_rests_until - now)
                 else:  # its batch waits to fill
                     wait_s = min(wait_s, work.ready_at + self._stage.wait_s - now)
         return max(0.0, wait_s)
@@ -328,7 +339,8 @@ class _Loop:
         ]
         self._hand_out_live(now, [work for work in unfinished if not work.replay])
         # Live first: a replay begins only where no live call is worked on or could be.
-        if not self._replaying and all(work.replay for work in unfinished):
+        rests = now < self._replay_rests_until
+        if not self._replaying and not rests and all(work.replay for work in unfinished):
             self._hand_out_replays(unfinished)
 
     def _hand_out_replays(self, ready: list[_Work]) -> None:
@@ -338,6 +350,7 @@ class _Loop:
             for work in batch:
                 work.batch = batch
             self._replaying = True
+            self._replay_began = time.monotonic()
             self._todo_again.put(batch)
 
     def _hand_out_live(self, now: float, unfinished: list[_Work]) -> None:
@@ -397,11 +410,19 @@ class _Loop:
             if work is None:
                 if batch[0].replay:
                     self._replaying = False
+                    self._rest()
                 else:
                     self._running -= 1
                 self._end(batch, result)
             elif work.batch is batch and not work.discarded:
                 self._settle(work, result)
+
+    def _rest(self) -> None:
+        """Keep replays to their share of the time, while live calls come."""
+        now = time.monotonic()
+        if now < self._live_at + _LIVE_S:
+            worked_s, share = now - self._replay_began, self._policy.replay_share
+            self._replay_rests_until = now + min(_LIVE_S, worked_s * (1 / share - 1))
 
     def _end(self, batch: list[_Work], ended: BaseException | None) -> None:
         """A batch is over; what it left without an answer has failed."""

@@ -56,6 +56,12 @@ class Policy(BaseModel):
         "it is committed. A commit costs the same whatever it holds.",
     )
 
+    replay_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Share of its time that a stage gives replays while live calls come; else all.",
+    )
     replay_gather_s: float = Field(
         2.0,
         ge=0,

@@ -228,6 +228,34 @@ def test_a_live_call_does_not_wait_for_a_replay_to_end(world: World) -> None:
     assert sorted(world.copied()) == ["live", "old"]
 
 
+def test_replays_keep_to_their_share_of_the_time_while_live_calls_come(world: World) -> None:
+    order: list[str] = []
+
+    def handle_one(envelope: Envelope[Any]) -> list[Output]:
+        order.append(envelope.event.call_id)
+        return []
+
+    reading = ingest(handle=each(handle_one), batch=4)  # replays go one by one then
+    next_to_none = fast(replay_share=1e-9)
+    world.write(*(request(world.codec, f"early-{number}") for number in range(4)))
+    world.run(reading, lambda: world.drained(reading), next_to_none)
+    assert len(order) == 4, "nothing but replays: they have all of the time"
+
+    def done() -> bool:
+        if len(order) == 4 and "first" not in sent:
+            world.send(sent.setdefault("first", "live-1"))
+        if order[4:5] == ["live-1"] and "replays" not in sent:
+            sent["replays"] = "late"
+            world.write(*(request(world.codec, f"late-{number}") for number in range(4)))
+        if len(order) == 6 and "second" not in sent:
+            world.send(sent.setdefault("second", "live-2"))
+        return "live-2" in order
+
+    sent: dict[str, str] = {}
+    world.run(reading, done, next_to_none)
+    assert [call.rstrip("0123") for call in order[4:]] == ["live-", "late-", "live-"]
+
+
 def test_few_replays_are_in_hand_however_many_there_are(world: World) -> None:
     """So that what is held of them leaves the room of live calls alone."""
     world.write(*(request(world.codec, f"old-{number}") for number in range(200)))
