@@ -93,7 +93,7 @@ def test_what_a_member_says_of_itself(broker: Broker, protocol: Protocol) -> Non
     with closing(KafkaLog(settings, group, [topic], on_statistics=told.append)) as log:
         got = take(log, 20)
         log.commit(copies(got[:5], target), after(got[:5]))
-        until(lambda: log.messages(0, 0.1) == [] and told[-1].commits == 1)
+        until(lambda: log.messages(0, 0.1) == [] and bool(told) and told[-1].commits == 1)
         until(lambda: log.messages(0, 0.1) == [] and told[-1].lag.get(source, 0) > 0)
         assert 15 <= told[-1].lag[source] <= 16  # a marker counts
         log.commit(copies(got[5:], target), after(got[5:]))
