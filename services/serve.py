@@ -44,6 +44,15 @@ def collect_rarely() -> None:
     gc.set_threshold(100_000, 10, 10)
 
 
+def switch_often() -> None:
+    """Let threads of this process, which is to be a service, wait less for one another.
+
+    Those of a live call come back from log and warehouse a hundred times: each time they would
+    wait 5 ms for one that is at work on a replay.
+    """
+    sys.setswitchinterval(_SWITCH_S)
+
+
 class AlreadyRunning(Exception):
     """Another process runs the embedded suite on this data folder."""
 
@@ -83,9 +92,6 @@ class Running:
     def start(self) -> None:
         if self._rarely:
             collect_rarely()
-        # A live call's threads come back from log and warehouse a hundred times: each time they
-        # would wait 5 ms for one that is at work on a replay.
-        sys.setswitchinterval(_SWITCH_S)
         for thread in (*self._threads, self._measuring):
             thread.start()
 
@@ -318,6 +324,7 @@ def serve(names: Sequence[str], settings: Settings) -> int:
     """Run the stages `names` until SIGTERM; the exit status."""
     stop = threading.Event()
     until_told(stop)
+    switch_often()
     with ExitStack() as stack:
         _work_in(settings, stack)
         parts = Parts(settings)

@@ -40,7 +40,7 @@ from services.runtime import headers as h
 from services.runtime.errors import Failure, Invalid, Transient
 from services.runtime.observe import configure_logs
 from services.runtime.stage import utc_now
-from services.serve import AlreadyRunning, embedded, serve, until_told
+from services.serve import AlreadyRunning, embedded, serve, switch_often, until_told
 from services.settings import PREFIX, Settings, WrongSetting, described, load
 
 app = typer.Typer(
@@ -121,6 +121,7 @@ def up() -> None:
     configure_logs(settings.log_level)
     stop = threading.Event()
     until_told(stop)
+    switch_often()
     with embedded(settings, with_health=True, stop=stop) as suite:
         err.print(f"callstream is up; data in {settings.data_dir}")
         err.print(f"  health and metrics   {suite.health_url}")
