@@ -56,6 +56,17 @@ RETRIABLE_CODES: Mapping[int, str] = {
     517: "CANNOT_ASSIGN_ALTER",
     999: "KEEPER_EXCEPTION",
 }
+# Codes by which a server refuses this user, whatever the statement: a person mends that, and no
+# event is at fault.
+REFUSALS: Mapping[int, str] = {
+    192: "UNKNOWN_USER",
+    193: "WRONG_PASSWORD",
+    194: "REQUIRED_PASSWORD",
+    195: "IP_ADDRESS_NOT_ALLOWED",
+    201: "QUOTA_EXCEEDED",
+    497: "ACCESS_DENIED",
+    516: "AUTHENTICATION_FAILED",
+}
 
 # One insert is one block, whatever its size, and is done when the call returns; each of these has a
 # default that breaks it.
@@ -241,14 +252,26 @@ class Warehouse:
         try:
             yield
         except ClickHouseError as error:
-            code = getattr(error, "code", None)
+            code, url = getattr(error, "code", None), self._settings.url
             silent = code is None and isinstance(error, OperationalError)
-            if not silent and code not in RETRIABLE_CODES:
+            # Without a code it is no word of ClickHouse's, but of a proxy before it; one that finds
+            # a request too large will not change its mind.
+            between = (
+                code is None
+                and url is not None
+                and type(error) is DatabaseError
+                and "HTTP status 413" not in str(error)
+            )
+            if not silent and not between and code not in (*RETRIABLE_CODES, *REFUSALS):
                 raise
             told = _first_line(error)
-            if silent and self._settings.url is not None:
+            if url is not None and (silent or between):
                 # The driver's own words hold the whole request.
-                told = f"CALLSTREAM_SINK__URL={_without_login(self._settings.url)}: {cause(error)}"
+                why = cause(error) if silent else told.rpartition(" (for url ")[0] or told
+                told = f"CALLSTREAM_SINK__URL={_without_login(url)}: {why}"
+            if code in REFUSALS:
+                told += "; see CALLSTREAM_SINK__USER and __PASSWORD, and what that user may do"
+                raise Transient("warehouse_refused", f"{doing}: {told}") from error
             raise Transient("warehouse_down", f"{doing}: {told}") from error
 
     def insert(self, table: str, columns: Sequence[str], data: Sequence[Sequence[Any]]) -> None:
@@ -368,17 +391,31 @@ class Warehouse:
                 if error.code != _TABLE_ALREADY_EXISTS:
                     raise
             held = self.query(
-                "SELECT now() - metadata_modification_time FROM system.tables "
+                "SELECT uuid, now() - metadata_modification_time FROM system.tables "
                 "WHERE database = currentDatabase() AND name = 'migrating'"
             ).rows
-            if held and held[0][0] > _LONGEST_MIGRATION_S:
-                self.command("DROP TABLE IF EXISTS migrating SYNC")
+            if held and held[0][1] > _LONGEST_MIGRATION_S:
+                self._break(held[0][0])
             else:
                 time.sleep(0.2)
         try:
             yield
+            for (name,) in self.query(
+                "SELECT name FROM system.tables WHERE database = currentDatabase() "
+                "AND startsWith(name, 'migrating_')"
+            ).rows:
+                self.command(f"DROP TABLE IF EXISTS {name} SYNC")
         finally:
             self.command("DROP TABLE IF EXISTS migrating SYNC")
+
+    def _break(self, held: uuid.UUID) -> None:
+        """Put the lock `held` aside. A later one is not touched: of several that give up the same
+        lock one renames it, and the others find its new name taken."""
+        try:
+            self.command(f"RENAME TABLE migrating TO migrating_{held.hex}")
+        except DatabaseError as error:
+            if error.code not in (_TABLE_ALREADY_EXISTS, _UNKNOWN_TABLE):
+                raise
 
 
 def _never_a_repeat() -> dict[str, str]:

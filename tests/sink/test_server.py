@@ -84,7 +84,11 @@ def test_who_died_while_migrating_is_given_up(
     monkeypatch.setattr("services.sink.warehouse._LONGEST_MIGRATION_S", 1)
     (tmp_path / "9000_more.sql").write_text("CREATE TABLE IF NOT EXISTS more (a Int8) ENGINE = Log")
     try:
-        assert warehouse.migrate(tmp_path) == ["more"]
+        with ThreadPoolExecutor(4) as pool:
+            applied = list(pool.map(lambda _: warehouse.migrate(tmp_path), range(4)))
+        assert sorted(applied) == [[], [], [], ["more"]]
+        left = "SELECT count() FROM system.tables WHERE startsWith(name, 'migrating')"
+        assert warehouse.query(left).rows == [(0,)]
     finally:
         warehouse.close()
 

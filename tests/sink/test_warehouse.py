@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -162,6 +164,54 @@ def test_a_server_that_does_not_answer_is_transient() -> None:
     told = "warehouse_down: connect: CALLSTREAM_SINK__URL=http://127.0.0.1:9: Connection refused"
     with pytest.raises(Transient, match=f"^{told}$"):
         Warehouse.open(SinkSettings(url="http://me:hush@127.0.0.1:9", connect_timeout_s=1))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (502, None, "warehouse_down: connect: CALLSTREAM_SINK__URL=http://127.0.0.1:[0-9]+: .*502"),
+        (403, None, "warehouse_down: .*403"),
+        (403, "516", "warehouse_refused: .*516.*CALLSTREAM_SINK__USER and __PASSWORD"),
+        (500, "497", "warehouse_refused: .*497"),
+        (500, "201", "warehouse_refused: .*201"),
+    ],
+)
+def test_who_is_refused_waits_and_is_told(status: int, code: str | None, told: str) -> None:
+    with answering(status, code) as url, pytest.raises(Transient, match=f"^{told}"):
+        Warehouse.open(SinkSettings(url=url, connect_timeout_s=1))
+
+
+def test_a_request_beyond_what_a_proxy_takes_is_no_outage() -> None:
+    with answering(413, None) as url, pytest.raises(DatabaseError, match="413"):
+        Warehouse.open(SinkSettings(url=url, connect_timeout_s=1))
+
+
+@contextmanager
+def answering(status: int, code: str | None) -> Iterator[str]:
+    """An HTTP server that gives every request this answer, as ClickHouse or a proxy does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(status)
+            if code is not None:
+                self.send_header("X-ClickHouse-Exception-Code", code)
+            body = b"<html>no</html>" if code is None else f"Code: {code}. DB::Exception".encode()
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def test_a_folder_that_another_process_holds_is_named_with_the_mend(engine_folder: Path) -> None:
