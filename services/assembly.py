@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from services.ingest.handler import stage as ingest_stage
 from services.runtime.codec import Codec, FolderRegistry, Registry
 from services.runtime.kafka_log import KafkaLog, Statistics
 from services.runtime.kafka_view import KafkaView
-from services.runtime.log import Log, LogView, TopicPartition
+from services.runtime.log import Log, LogView, OffsetGone, TopicPartition
 from services.runtime.objects import DirectoryObjects, Objects, S3Objects
-from services.runtime.observe import Observer
+from services.runtime.observe import Observer, logger
 from services.runtime.process import topics_of
 from services.runtime.registry import HttpRegistry
 from services.runtime.sqlite_log import SqliteLog, SqliteView
@@ -98,9 +99,9 @@ class Parts:
     ) -> Log:
         """A member of `group`; without one, a log that only writes."""
         if self.settings.log.kind == "kafka":
-            return KafkaLog(self.settings.log.kafka, group, topics, on_statistics)
+            return KafkaLog(self.settings.log.kafka, group, topics, on_statistics, _gone)
         _ = self.view
-        return SqliteLog(self.settings.log_file, group, topics)
+        return SqliteLog(self.settings.log_file, group, topics, _gone)
 
     def log_of(self, stage: Stage) -> Log:
         """The log as `stage` reads it; its client's own figures become metrics."""
@@ -122,6 +123,14 @@ class Parts:
             for name in names
         }
         return Watch(self.view, self.observer, reads, STAGES if "sink" in names else ())
+
+    def expire(self, view: SqliteView) -> int:
+        """Let go of what the catalogue keeps no longer and every stage has read; how much went."""
+        readers = {
+            topic.name: [self.group(name) for name in STAGES if name in topic.consumers]
+            for topic in TOPICS
+        }
+        return view.expire(round(time.time() * 1000), readers=readers)
 
     def publish(self, log: Log, call: CallEnded) -> None:
         """Put `call` on its topic, durably; its id is the platform's own."""
@@ -184,6 +193,18 @@ class _CountedTables:
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         self.warehouse.command(sql, parameters)
+
+
+def _gone(gone: OffsetGone) -> None:
+    """What nobody can ask for again ends the stage; a request to replay is only asked for again."""
+    if gone.source.topic != REPLAY:
+        raise gone
+    logger("log").error(
+        "requests to replay expired before they were read",
+        partition=gone.source.partition,
+        requests=max(0, gone.first - gone.offset),
+        mend="callstream replay list, then replay resume GENERATION",
+    )
 
 
 def _enrich(parts: Parts) -> Stage:

@@ -128,7 +128,7 @@ class Running:
         """Let go of what the catalogue keeps no longer, now and every hour."""
         while not self.stop.is_set():
             try:
-                view.expire(round(time.time() * 1000))
+                self.parts.expire(view)
             except Transient as failure:
                 logger("serve").warning("expiry waits", why=str(failure))
             self.stop.wait(3600)

@@ -42,6 +42,7 @@ from services.runtime.log import (
     Record,
     TooLarge,
     TopicPartition,
+    refuse_gone,
 )
 
 # The broker says that this member is none, so none of its partitions is its own any more.
@@ -117,6 +118,7 @@ class KafkaLog:
         group: str = "",
         topics: Collection[str] = (),
         on_statistics: Callable[[Statistics], None] | None = None,
+        on_gone: Callable[[OffsetGone], None] = refuse_gone,
     ) -> None:
         self._settings = settings
         self._connection = Connection(settings)
@@ -145,7 +147,7 @@ class KafkaLog:
         self._producer: Producer | None = None
         self._topics: set[str] = set()
         self._closed = False
-        self._on_statistics = on_statistics
+        self._on_statistics, self._on_gone = on_statistics, on_gone
         self._statistics = Statistics()
         self._consumer: Consumer | None = None
         self._read_topics = sorted(topics)
@@ -349,7 +351,8 @@ class KafkaLog:
                 assert offset is not None
                 first, end = consumer.get_watermark_offsets(KafkaPartition(*source), timeout_s)
                 if not first <= offset <= end:
-                    raise OffsetGone(self._group, source, offset, first, end)
+                    self._on_gone(OffsetGone(self._group, source, offset, first, end))
+                    offset = first
                 at[source] = offset
         self._unassign(consumer, at)
         consumer.incremental_assign(

@@ -65,8 +65,9 @@ class Log(Protocol):
 
         Only committed messages are seen. Order holds within a partition. Partitions in `hold` are
         not read from during this call. Must be called at least every few seconds, work or no work:
-        membership of the group depends on it. A group begins at the first message kept; raises
-        `OffsetGone` where what follows those it committed is no longer there.
+        membership of the group depends on it. A group begins at the first message kept. Where what
+        follows those it committed is no longer there, the log's `on_gone` decides: by default it
+        raises `OffsetGone`; if it returns, the group goes on at the first message kept.
         """
 
     def commit(self, records: Sequence[Record], offsets: Mapping[TopicPartition, int]) -> None:
@@ -119,6 +120,11 @@ class OffsetGone(Exception):
             "and says what it passes over; calls that were lost so are replayed from the archive"
         )
         self.source, self.offset, self.first, self.end = source, offset, first, end
+
+
+def refuse_gone(gone: OffsetGone) -> None:
+    """Raise it."""
+    raise gone
 
 
 class NoSuchTopic(ValueError):

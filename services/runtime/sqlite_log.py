@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,6 +32,7 @@ from services.runtime.log import (
     Record,
     TopicPartition,
     partition_for,
+    refuse_gone,
 )
 
 # The embedded default: parallel enough for one machine, few enough to look at.
@@ -141,11 +142,15 @@ class SqliteLog:
     """
 
     def __init__(
-        self, database: Database | Path, group: str = "", topics: Collection[str] = ()
+        self,
+        database: Database | Path,
+        group: str = "",
+        topics: Collection[str] = (),
+        on_gone: Callable[[OffsetGone], None] = refuse_gone,
     ) -> None:
         self._owned = not isinstance(database, Database)
         self._db = database if isinstance(database, Database) else Database(database)
-        self._group = group
+        self._group, self._on_gone = group, on_gone
         self._topics = tuple(sorted(topics))
         self._member = uuid.uuid4().hex
         self._leases: dict[TopicPartition, int] = {}
@@ -202,7 +207,7 @@ class SqliteLog:
             )
         }
         for source in sources:
-            self._refuse_gone(source, self._read[source], *kept[source])
+            self._read[source] = self._kept(source, self._read[source], *kept[source])
         ends = {source: end for source, (_, end) in kept.items()}
         ready = [source for source in sources if self._read[source] < ends[source]]
         # Another partition comes first each time, so that a full one starves nobody.
@@ -221,7 +226,7 @@ class SqliteLog:
                 kept_now = self._db.rows(
                     "SELECT first_offset FROM partitions WHERE topic = ? AND partition = ?", source
                 )
-                self._refuse_gone(
+                self._read[source] = self._kept(
                     source, self._read[source], int(str(kept_now[0][0])), ends[source]
                 )
             for row in rows:
@@ -234,9 +239,12 @@ class SqliteLog:
                 break
         return found
 
-    def _refuse_gone(self, source: TopicPartition, offset: int, first: int, end: int) -> None:
-        if not first <= offset <= end:
-            raise OffsetGone(self._group, source, offset, first, end)
+    def _kept(self, source: TopicPartition, offset: int, first: int, end: int) -> int:
+        """Where to read on: at `offset`, or where `on_gone` lets it, at the first message kept."""
+        if first <= offset <= end:
+            return offset
+        self._on_gone(OffsetGone(self._group, source, offset, first, end))
+        return first
 
     def lease(self, source: TopicPartition) -> int | None:
         return self._leases.get(source)
@@ -293,8 +301,8 @@ class SqliteLog:
                     " WHERE topic = ? AND partition = ?",
                     source,
                 ).fetchone()
-                taken[source] = committed[0] if committed else first
-                self._refuse_gone(source, taken[source], first, end)
+                position = committed[0] if committed else first
+                taken[source] = self._kept(source, position, first, end)
         # Only what is committed is so: an owner in the file that reads nothing is nobody's.
         for source in lost:
             del self._leases[source]
@@ -533,8 +541,16 @@ class SqliteView:
         with self._db.transaction() as tx:
             tx.execute("DELETE FROM offsets WHERE group_name = ?", (group,))
 
-    def expire(self, now_ms: int, topics: Sequence[Topic] = TOPICS) -> int:
-        """Delete what the catalogue keeps no longer, and compact; how many messages went."""
+    def expire(
+        self,
+        now_ms: int,
+        topics: Sequence[Topic] = TOPICS,
+        readers: Mapping[str, Collection[str]] | None = None,
+    ) -> int:
+        """Delete what the catalogue keeps no longer, and compact; how many messages went.
+
+        `readers` (topic -> groups): what one of them has not read yet stays, however old.
+        """
         gone = 0
         for topic in topics:
             with self._db.transaction() as tx:
@@ -553,6 +569,13 @@ class SqliteView:
                         (topic.name, partition, now_ms - topic.retention_ms),
                     ).fetchone()[0]
                     first = end if kept is None else kept
+                    for group in (readers or {}).get(topic.name, ()):
+                        read = tx.execute(
+                            "SELECT next_offset FROM offsets"
+                            " WHERE group_name = ? AND topic = ? AND partition = ?",
+                            (group, topic.name, partition),
+                        ).fetchone()
+                        first = min(first, 0 if read is None else read[0])
                     gone += tx.execute(
                         "DELETE FROM messages WHERE topic = ? AND partition = ? AND offset < ?",
                         (topic.name, partition, first),

@@ -34,6 +34,7 @@ from services.runtime.log import (
     TopicPartition,
     murmur2,
     partition_for,
+    refuse_gone,
 )
 from services.runtime.sqlite_log import Database, SqliteLog, SqliteView
 from tests.kafka.fixtures import broker
@@ -47,7 +48,7 @@ PATIENCE_S = 30.0
 class Backend:
     """One implementation: how to open members of groups, and the view."""
 
-    open_log: Callable[[str, Collection[str]], Log]
+    open_log: Callable[[str, Collection[str], Callable[[OffsetGone], None]], Log]
     view: LogView
     forget: Callable[[TopicPartition, int], None]
     """Let go of a partition's messages before an offset, as retention does."""
@@ -55,8 +56,10 @@ class Backend:
     own: str = field(default_factory=lambda: f"-{uuid.uuid4().hex[:12]}")
     """Ends the names of this test's groups: a broker outlives a test."""
 
-    def member(self, group: str, *topics: str) -> Log:
-        log = self.open_log(group and group + self.own, topics)
+    def member(
+        self, group: str, *topics: str, on_gone: Callable[[OffsetGone], None] = refuse_gone
+    ) -> Log:
+        log = self.open_log(group and group + self.own, topics, on_gone)
         self.opened.append(log)
         return log
 
@@ -86,7 +89,9 @@ def _kafka(protocol: Literal["classic", "consumer"], request: pytest.FixtureRequ
         admin.delete_records([partition])[partition].result(30)
 
     return Backend(
-        lambda group, topics: KafkaLog(settings, group, topics), KafkaView(settings), forget
+        lambda group, topics, on_gone: KafkaLog(settings, group, topics, on_gone=on_gone),
+        KafkaView(settings),
+        forget,
     )
 
 
@@ -115,13 +120,17 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
             path = tmp_path / "log.db"
             view = SqliteView(path)
             made = Backend(
-                lambda group, topics: SqliteLog(path, group, topics), view, _expiring(view)
+                lambda group, topics, on_gone: SqliteLog(path, group, topics, on_gone),
+                view,
+                _expiring(view),
             )
         case _:
             memory = Database(None)
             view = SqliteView(memory)
             made = Backend(
-                lambda group, topics: SqliteLog(memory, group, topics), view, _expiring(view)
+                lambda group, topics, on_gone: SqliteLog(memory, group, topics, on_gone),
+                view,
+                _expiring(view),
             )
     yield made
     for log in made.opened:
@@ -666,6 +675,23 @@ def test_messages_that_went_unread_end_the_stage_until_it_is_rewound(backend: Ba
     assert backend.view.rewind("callstream.copy" + backend.own) == {}
     again = backend.member("callstream.copy", topic)
     assert values(take(again, 3)) == [b"7", b"8", b"9"]
+
+
+def test_who_is_told_that_messages_are_gone_may_let_the_group_go_on(backend: Backend) -> None:
+    topic = backend.topic()
+    source = TopicPartition(topic, 0)
+    backend.writer().commit([Record(topic, b"k", b"%d" % n, (), n) for n in range(10)], {})
+    log = backend.member("g", topic)
+    commit(log, [], after(take(log, 10)[:2]))
+    log.close()
+    backend.forget(source, 7)
+    told: list[OffsetGone] = []
+    log = backend.member("g", topic, on_gone=told.append)
+    got = take(log, 3)
+    assert values(got) == [b"7", b"8", b"9"]
+    assert [(gone.source, gone.offset, gone.first) for gone in told] == [(source, 2, 7)]
+    commit(log, [], after(got))
+    assert backend.committed("g") == {source: 10}
 
 
 # The view

@@ -1,0 +1,79 @@
+"""The parts put together: what the log may let go of, and who is told when it is gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from schemas.topics import BY_NAME, DAY_MS, ENDED, REPLAY, TOPICS
+from services.assembly import STAGES, Parts
+from services.runtime.log import Log, Message, OffsetGone, Record
+from services.runtime.sqlite_log import SqliteView
+from services.settings import Settings
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[Parts]:
+    made = Parts(Settings.model_validate({"data_dir": tmp_path, "log": {"partitions": 1}}))
+    yield made
+    made.close()
+
+
+def view_of(parts: Parts) -> SqliteView:
+    assert isinstance(parts.view, SqliteView)
+    return parts.view
+
+
+def written(parts: Parts, topic: str, count: int, age_ms: int) -> None:
+    at = round(time.time() * 1000) - age_ms
+    writer = parts.log()
+    writer.commit([Record(topic, b"acme/a", b"%d" % n, (), at) for n in range(count)], {})
+    writer.close()
+
+
+def taken(log: Log, count: int) -> list[Message]:
+    got: list[Message] = []
+    deadline = time.monotonic() + 10
+    while len(got) < count and time.monotonic() < deadline:
+        got += log.messages(count - len(got), 0.1)
+    return got
+
+
+def read(parts: Parts, stage: str, topic: str, count: int) -> None:
+    log = parts.log(parts.group(stage), [topic])
+    got = taken(log, count)
+    log.commit([], {got[-1].source: got[-1].offset + 1})
+    log.close()
+
+
+@pytest.mark.parametrize("topic", [topic.name for topic in TOPICS if topic.cleanup == "delete"])
+def test_what_a_stage_has_not_read_stays_however_old_it_is(parts: Parts, topic: str) -> None:
+    written(parts, topic, 5, 100 * DAY_MS)
+    readers = [stage for stage in STAGES if stage in BY_NAME[topic].consumers]
+    assert "sink" in readers
+    for number, stage in enumerate(readers):
+        assert parts.expire(view_of(parts)) == 0
+        read(parts, stage, topic, 5 if number else 3)
+    assert parts.expire(view_of(parts)) == 3
+    read(parts, readers[0], topic, 2)
+    assert parts.expire(view_of(parts)) == 2
+
+
+def test_requests_to_replay_that_are_gone_stop_no_stage(
+    parts: Parts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for topic in (REPLAY, ENDED):
+        written(parts, topic, 3, 100 * DAY_MS)
+        read(parts, "ingest", topic, 1)
+        assert view_of(parts).expire(round(time.time() * 1000)) >= 3
+        written(parts, topic, 1, 0)
+    log = parts.log(parts.group("ingest"), [REPLAY])
+    assert [message.offset for message in taken(log, 1)] == [3]
+    log.close()
+    log = parts.log(parts.group("ingest"), [ENDED])
+    with pytest.raises(OffsetGone, match=r"calls\.ended\[0\]"):
+        taken(log, 1)
+    log.close()
