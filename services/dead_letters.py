@@ -73,16 +73,16 @@ class DeadLetter:
 
 
 def unsettled(view: LogView) -> Iterator[DeadLetter]:
-    """Dead letters that nobody has redriven or dropped, in the order of the topic."""
-    letters: dict[str, DeadLetter] = {}
+    """Dead letters that nobody has redriven or dropped, in the order of the topic; none is held.
+
+    Reads the topic twice: what settles a letter may be read before it, from another partition,
+    where some were added since the letter was written.
+    """
+    over = decided(view)
     for message in view.scan(DEAD_LETTER):
-        about = message.header(h.DEAD_OF)
-        if about is None:
-            letter = DeadLetter(message)
-            letters[letter.id] = letter
-        else:
-            letters.pop(about, None)
-    yield from letters.values()
+        letter = DeadLetter(message)
+        if message.header(h.DEAD_OF) is None and letter.id not in over:
+            yield letter
 
 
 def decided(view: LogView) -> set[str]:

@@ -70,6 +70,9 @@ class Letters:
         self._view = view
         self._next: dict[int, int] = {}
         self._left: dict[tuple[int, int], Letter] = {}
+        # Letters that are settled and not read yet: where partitions were added since one was
+        # written, what settles it may be read before it, from another partition.
+        self._early: set[tuple[int, int]] = set()
 
     def unsettled(self) -> Collection[Letter]:
         """As of now. Raises Transient, after which it may be asked again."""
@@ -79,19 +82,25 @@ class Letters:
                 place = message.partition, message.offset
                 settles = message.header(h.DEAD_OF)
                 if settles is None:
-                    self._left[place] = Letter(
-                        message.header(h.ERROR_STAGE) or "",
-                        message.header(h.DEAD_REASON) or "",
-                        message.timestamp_ms,
-                    )
+                    if place in self._early:
+                        self._early.discard(place)
+                    else:
+                        self._left[place] = Letter(
+                            message.header(h.ERROR_STAGE) or "",
+                            message.header(h.DEAD_REASON) or "",
+                            message.timestamp_ms,
+                        )
                 elif (settled := _place(settles)) is not None:
                     self._left.pop(settled, None)
+                    if settled[1] >= self._next.get(settled[0], 0):
+                        self._early.add(settled)
                 # One at a time: what follows a failure in the middle is read by the next.
                 self._next[message.partition] = message.offset + 1
             for p, (_, end) in ends.items():
                 self._next[p] = max(self._next.get(p, 0), end)
         for place in [place for place in self._left if place[1] < ends.get(place[0], (0, 0))[0]]:
             del self._left[place]  # the log keeps it no longer
+        self._early = {(p, at) for p, at in self._early if at >= self._next.get(p, 0)}
         return self._left.values()
 
 

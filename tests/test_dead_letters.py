@@ -38,7 +38,7 @@ class Letters:
     """A log in memory with some dead letters of ingest on it."""
 
     def __init__(self, count: int) -> None:
-        database = Database(None)
+        self.database = database = Database(None)
         self.view = SqliteView(database)
         self.view.create({topic.name: 4 for topic in TOPICS})
         self.log = SqliteLog(database)
@@ -75,6 +75,25 @@ def test_a_dropped_letter_is_gone_from_the_list_and_stays_on_the_log() -> None:
     (settled,) = [message for message in on_log if message.header(h.DEAD_OF)]
     assert settled.header(h.DEAD_ACTION) == "dropped"
     assert settled.header(h.DEAD_OF) == before[0].id
+
+
+def test_a_letter_that_is_read_after_what_settles_it_is_settled() -> None:
+    letters = Letters(30)
+    with letters.database.transaction() as tx:
+        tx.executemany(
+            "INSERT INTO partitions (topic, partition) VALUES (?, ?)",
+            [(DEAD_LETTER, number) for number in range(4, 7)],
+        )
+    open_ = letters.open()
+    dead.drop(letters.log, open_[:20], NOW_MS)
+    read: set[str] = set()
+    early = 0
+    for message in letters.view.scan(DEAD_LETTER):
+        about = message.header(h.DEAD_OF)
+        early += about is not None and about not in read
+        read.add(dead.DeadLetter(message).id)
+    assert early, "of none is read first what settles it"
+    assert letters.open() == open_[20:]
 
 
 def test_a_producer_cannot_hide_a_letter_by_its_headers() -> None:

@@ -10,7 +10,7 @@ import pytest
 from schemas.topics import DEAD_LETTER, ENDED
 from services.runtime import headers as h
 from services.runtime.errors import Transient
-from services.runtime.log import LogView, Message, Record, TopicPartition
+from services.runtime.log import LogView, Message, Record, TopicPartition, partition_for
 from services.runtime.observe import Observer
 from services.runtime.sqlite_log import Database, SqliteLog, SqliteView
 from services.watch import Lags, Letter, Letters, Watch
@@ -76,6 +76,14 @@ class World:
     def settle(self, key: bytes, id: str) -> None:
         self.send(DEAD_LETTER, (key, {h.DEAD_ACTION: "dropped", h.DEAD_OF: id}, 1))
 
+    def widen(self, topic: str, partitions: int) -> None:
+        """Let the topic have so many partitions, as an operator does with Kafka."""
+        with self.database.transaction() as tx:
+            tx.executemany(
+                "INSERT OR IGNORE INTO partitions (topic, partition) VALUES (?, ?)",
+                [(topic, number) for number in range(partitions)],
+            )
+
     def read(self, count: int) -> None:
         """Let the group finish `count` messages."""
         member = SqliteLog(self.database, GROUP, [ENDED])
@@ -133,6 +141,53 @@ def test_letters_are_counted_until_they_are_settled_and_read_once(world: World) 
     view.down = True
     with pytest.raises(Transient):
         letters.unsettled()
+
+
+class Stops(Counted):
+    """A view whose scan breaks off after so many messages, once."""
+
+    def __init__(self, view: LogView, after: int) -> None:
+        super().__init__(view)
+        self._after: int | None = after
+
+    def scan(self, topic: str, start: Mapping[int, int] | None = None) -> Iterator[Message]:
+        after, self._after = self._after, None
+        for number, message in enumerate(super().scan(topic, start)):
+            if number == after:
+                raise Transient("log_down", "no answer")
+            yield message
+
+
+def _early(partitions: int, more: int) -> bytes:
+    """A key whose partition among `more` is read before the one it has among `partitions`."""
+    keys = (f"t/{number}".encode() for number in range(1_000))
+    return next(k for k in keys if partition_for(k, more) < partition_for(k, partitions))
+
+
+def test_what_settles_a_letter_may_be_read_before_it(world: World) -> None:
+    key = _early(3, 5)
+    first = world.letter(key, "ingest", 1_000)
+    world.widen(DEAD_LETTER, 5)
+    world.settle(key, first)
+    order = [message.header(h.DEAD_OF) for message in world.view.scan(DEAD_LETTER)]
+    assert order == [first, None], "the partitions are read in the order that is looked at here"
+    letters = Letters(Counted(world.view))
+    assert list(letters.unsettled()) == []
+    second = world.letter(key, "sink", 2_000)
+    assert list(letters.unsettled()) == [Letter("sink", "bad", 2_000)]
+    world.settle(key, second)
+    assert list(letters.unsettled()) == []
+
+
+def test_what_was_read_before_a_failure_still_settles(world: World) -> None:
+    key = _early(3, 5)
+    first = world.letter(key, "ingest", 1_000)
+    world.widen(DEAD_LETTER, 5)
+    world.settle(key, first)
+    letters = Letters(Stops(world.view, after=1))
+    with pytest.raises(Transient):
+        letters.unsettled()
+    assert list(letters.unsettled()) == []
 
 
 def until(done: Callable[[], bool], limit_s: float = 20.0) -> None:
