@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,8 +23,8 @@ from schemas.topics import (
 from services import dead_letters as dead
 from services.runtime import headers as h
 from services.runtime.codec import Codec, FolderRegistry
-from services.runtime.errors import Invalid
-from services.runtime.log import Message, Record
+from services.runtime.errors import Invalid, Transient
+from services.runtime.log import Message, Record, TopicPartition
 from services.runtime.process import dead_letter, process
 from services.runtime.sqlite_log import Database, SqliteLog, SqliteView
 from services.runtime.stage import Envelope, Outcome, Stage
@@ -47,7 +47,7 @@ class Letters:
     @staticmethod
     def _refused(number: int) -> Record:
         message = Message(
-            ENDED, 0, number, f"acme/call-{number}".encode(), bytes([number]),
+            ENDED, 0, number, f"acme/call-{number}".encode(), bytes([number % 256]),
             (("ce_id", b"evt"), ("x", b"\xff")), NOW_MS,
         )  # fmt: skip
         return dead_letter("ingest", message, Invalid("not_audio", f"number {number}"), NOW_MS)
@@ -94,6 +94,88 @@ def test_a_letter_that_is_read_after_what_settles_it_is_settled() -> None:
         read.add(dead.DeadLetter(message).id)
     assert early, "of none is read first what settles it"
     assert letters.open() == open_[20:]
+
+
+class Kept:
+    """A log that keeps every commit, and can go away in one: before it took place, or after."""
+
+    def __init__(self, inner: SqliteLog) -> None:
+        self._inner = inner
+        self.commits: list[list[Record]] = []
+        self.away: tuple[int, str] | None = None
+        self.lease, self.messages, self.close = inner.lease, inner.messages, inner.close
+
+    def commit(self, records: Sequence[Record], offsets: Mapping[TopicPartition, int]) -> None:
+        number, when = self.away or (0, "")
+        if len(self.commits) + 1 == number and when == "before":
+            raise Transient("log_down", "no answer")
+        self._inner.commit(records, offsets)
+        self.commits.append(list(records))
+        if len(self.commits) == number:
+            raise Transient("commit_in_doubt", "no answer")
+
+    @property
+    def settled(self) -> list[int]:
+        """How many letters each commit settles."""
+        return [sum(r.topic == DEAD_LETTER for r in records) for records in self.commits]
+
+
+@pytest.mark.parametrize("act", [dead.redrive, dead.drop])
+def test_many_letters_are_settled_by_portions(act: Any) -> None:
+    letters = Letters(2 * dead.PORTION_LETTERS + 1)
+    open_ = letters.open()
+    log = Kept(letters.log)
+    held, told = [0], list[int]()
+
+    def given() -> Iterator[dead.DeadLetter]:
+        for number, letter in enumerate(open_):
+            held.append(number + 1 - sum(log.settled))
+            yield letter
+
+    act(log, given(), NOW_MS, told.append)
+    assert log.settled == [dead.PORTION_LETTERS, dead.PORTION_LETTERS, 1]
+    assert max(held) == dead.PORTION_LETTERS + 1, "no more are held than one that does not fit"
+    assert told == [dead.PORTION_LETTERS, 2 * dead.PORTION_LETTERS, len(open_)]
+    assert letters.open() == []
+    for records in log.commits:
+        again = [record.key for record in records if record.topic != DEAD_LETTER]
+        assert again in ([], [record.key for record in records if record.topic == DEAD_LETTER])
+
+
+def test_large_letters_make_small_portions() -> None:
+    size = dead.PORTION_BYTES // 8
+    letters = Letters(0)
+    sizes = [size] * 9 + [2 * dead.PORTION_BYTES] + [1] * 5
+    for number, length in enumerate(sizes):
+        message = Message(ENDED, 0, number, b"acme/a", b"x" * length, (), NOW_MS)
+        letters.log.commit([dead_letter("ingest", message, Invalid("big", "x"), NOW_MS)], {})
+    log = Kept(letters.log)
+    dead.redrive(log, dead.unsettled(letters.view), NOW_MS)
+    # A letter is written twice: to its stage, and settled.
+    assert log.settled == [3, 3, 3, 1, 5]
+    assert list(dead.unsettled(letters.view)) == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_stopped_anywhere_each_letter_is_settled_or_as_it_was(when: str) -> None:
+    count = 2 * dead.PORTION_LETTERS + 1
+    for number in (1, 2, 3):
+        letters = Letters(count)
+        log = Kept(letters.log)
+        log.away = number, when
+        with pytest.raises(Transient):
+            dead.redrive(log, dead.unsettled(letters.view), NOW_MS)
+        sent = {message.key for message in letters.view.scan(RETRY_TIERS[0].topic)}
+        left = {letter.message.key for letter in letters.open()}
+        done = number - (when == "before")
+        assert len(sent) == min(count, done * dead.PORTION_LETTERS)
+        assert not sent & left
+        assert len(sent | left) == count
+        log.away = None
+        dead.redrive(log, dead.unsettled(letters.view), NOW_MS)
+        assert letters.open() == []
+        again = [message.key for message in letters.view.scan(RETRY_TIERS[0].topic)]
+        assert len(again) == len(set(again)) == count
 
 
 def test_a_producer_cannot_hide_a_letter_by_its_headers() -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -426,25 +426,39 @@ def _settle(ids: list[str] | None, every: bool, stage: StageName | None, action:
     parts = Parts(settings)
     letters = _letters(parts, ids)
     if stage is not None:
-        letters = [letter for letter in letters if letter.stage == stage.value]
+        letters = (letter for letter in letters if letter.stage == stage.value)
     log = parts.log()
     act = dead.redrive if action == "redriven" else dead.drop
-    act(log, letters, round(time.time() * 1000))
+    done = 0
+    with err.status(f"{action}: 0") as shown:
+
+        def told(count: int) -> None:
+            nonlocal done
+            done = count
+            shown.update(f"{action}: {count:,}")
+
+        try:
+            act(log, letters, round(time.time() * 1000), told)
+        except (KeyboardInterrupt, Transient):
+            err.print(f"{action}: {done:,}; the others are as they were, say it again for them")
+            raise
     log.close()
     parts.close()
-    out.print(f"{action}: {len(letters)}")
-    if letters and settings.log.kind == "sqlite" and running(settings.data_dir) is None:
+    out.print(f"{action}: {done}")
+    if done and settings.log.kind == "sqlite" and running(settings.data_dir) is None:
         err.print("nothing acts on it until `callstream up` runs on this data folder")
 
 
-def _letters(parts: Parts, ids: Sequence[str] | None) -> list[dead.DeadLetter]:
-    known = {letter.id: letter for letter in dead.unsettled(parts.view)}
+def _letters(parts: Parts, ids: Sequence[str] | None) -> Iterable[dead.DeadLetter]:
+    """Those named, or every unsettled one, as they are read."""
     if ids is None:
-        return list(known.values())
+        return dead.unsettled(parts.view)
+    wanted = set(ids)
+    known = {letter.id: letter for letter in dead.unsettled(parts.view) if letter.id in wanted}
     missing = [id for id in ids if id not in known]
     if missing:
         raise Stop(f"no unsettled dead letter {', '.join(missing)}; see `dead-letters list`")
-    return [known[id] for id in ids]
+    return [known[id] for id in dict.fromkeys(ids)]
 
 
 # Small parts
