@@ -200,6 +200,19 @@ def asyncapi() -> str:
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100)
 
 
+_HEADERS = {
+    "ce_generation": "Which processing of the call the event belongs to: 0 is live, a replay has a "
+    "number of its own. Of one revision of a call, the greater supersedes.",
+    "ce_causationid": "`ce_id` of the event that it was made from.",
+    "ce_shadow": "`true`: made by a replay that is shown to nobody until its generation is "
+    "promoted on `calls.generations`. Such events travel on the ordinary topics and are not sent "
+    "again when they are promoted: a consumer outside the suite must pass over them, and finds in "
+    "the warehouse's views what was promoted.",
+    "ce_sideeffects": "`on`: made by a replay whose alerts and webhooks are to go out.",
+    "ce_dataref": "The body is too large for the log; its key in the object store.",
+}
+
+
 def topics_page() -> str:
     """`docs/topics.md`: the catalogue and the fields of every event, for people."""
     lines = [
@@ -208,7 +221,11 @@ def topics_page() -> str:
         "Made from `schemas/` by `python -m schemas.generate`; do not edit.",
         "",
         "Key of every record: `tenant_id/call_id` (of GenerationDecided `tenant_id/generation`).\n"
-        "Value: Avro in the Confluent wire format.",
+        "Value: Avro in the Confluent wire format. Headers: CloudEvents in binary mode, and these:",
+        "",
+        "| header | meaning |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in _HEADERS.items()),
         "",
         "| topic | record | what it says | produced by | consumed by | cleanup | partitions |",
         "|---|---|---|---|---|---|---|",

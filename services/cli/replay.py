@@ -152,6 +152,11 @@ def replay(
     options = _options(settings, stage.value, selection.tenant, option or [])
     if shadow and stage.value == "sink":
         raise Stop("--shadow: the sink makes the same rows again, there is nothing to compare")
+    if shadow and side_effects:
+        raise Stop(
+            "--shadow and --side-effects contradict each other: a shadow is shown to nobody, its "
+            "alerts would be; leave one of them away"
+        )
     parts = Parts(settings)
     with _asked(settings, source) as asks, err.status("looking for the calls"):
         group = parts.group("sink")

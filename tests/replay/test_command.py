@@ -107,6 +107,10 @@ def test_a_dry_run_tells_the_cost_and_asks_for_nothing(command: Command) -> None
         (("--stage", "enrich", "--all", "--option", "rules=gone"), "holds other"),
         (("--stage", "transcribe", "--all", "--option", "engine=hal"), "engine='hal'"),
         (("--stage", "sink", "--all", "--shadow"), "nothing to compare"),
+        (
+            ("--stage", "enrich", "--all", "--shadow", "--side-effects"),
+            "--shadow and --side-effects contradict",
+        ),
         (("--stage", "enrich", "--from", "soon"), "'soon' is no ISO date"),
         (("--stage", "enrich", "--where", "nonsense = 1"), "nonsense"),
         (("--stage", "enrich", "--where", "1) OR (1"), "parentheses"),
