@@ -134,5 +134,8 @@ TOPICS: tuple[Topic, ...] = (
     ),
 )
 
+LONGEST_KEPT_MS = max(topic.retention_ms for topic in TOPICS if topic.cleanup == "delete")
+"""How long a stage may be stopped before something that it has not read is kept no longer."""
+
 BY_NAME = {topic.name: topic for topic in TOPICS}
 BY_RECORD = {topic.record: topic for topic in TOPICS if topic.record is not None}

@@ -69,6 +69,8 @@ _SETTINGS = {
     # No retention: the check that would delete segments comes first after 24 days.
     "log.retention.check.interval.ms": "2147483647",
     "log.retention.ms": "-1",
+    # A stopped stage keeps its place as long as any topic of the catalogue its messages.
+    "offsets.retention.minutes": "129600",
     # The cleaner of compacted topics takes this from the heap at once (default: 128 MiB).
     "log.cleaner.dedupe.buffer.size": "4194304",
     # After a crash the controller takes the broker back only when its old session has run out

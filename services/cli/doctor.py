@@ -13,6 +13,7 @@ from typing import Literal
 
 from schemas.topics import TOPICS
 from services.assembly import Parts
+from services.cli.topics import forgotten
 from services.enrich.rules import load_tenant_rules
 from services.loopback import asking
 from services.settings import Settings
@@ -76,7 +77,10 @@ def _log(parts: Parts) -> Checked:
         return Checked(
             "log", "fail", f"{where} lacks {', '.join(missing)}", "callstream topics create"
         )
-    return Checked("log", "ok", f"{parts.settings.log.kind}: {where}, {len(TOPICS)} topics")
+    found = f"{parts.settings.log.kind}: {where}, {len(TOPICS)} topics"
+    if (said := forgotten(parts.view)) is not None:
+        return Checked("log", "warn", found, said)
+    return Checked("log", "ok", found)
 
 
 def _registry(parts: Parts) -> Checked:

@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from schemas.topics import TOPICS
+from schemas.topics import DAY_MS, LONGEST_KEPT_MS, TOPICS
 from services.assembly import STAGES, Parts
 from services.cli.console import Stop, err, out
 from services.runtime.kafka_view import Drift, KafkaView
+from services.runtime.log import LogView
 from services.settings import load
 
 topics_app = typer.Typer(help="The topics: what they hold, made, checked, and read again.")
@@ -81,6 +82,8 @@ def check() -> None:
     parts = Parts(load())
     drifts = _drifts(parts)
     _tell(drifts)
+    if (said := forgotten(parts.view)) is not None:
+        err.print(said, soft_wrap=True)
     parts.close()
     if any(_needs_a_mend(drift) for drift in drifts):
         raise typer.Exit(1)
@@ -127,6 +130,24 @@ def _drifts(parts: Parts) -> list[Drift]:
     ]
     # The embedded log has no settings of its own: it expires by the catalogue.
     return missing + (parts.view.drifts(TOPICS) if isinstance(parts.view, KafkaView) else [])
+
+
+def forgotten(view: LogView) -> str | None:
+    """What is to be said where brokers forget a stopped stage's place before its messages."""
+    kept_ms = view.offsets_kept_ms() if isinstance(view, KafkaView) else LONGEST_KEPT_MS
+    if kept_ms is None:
+        return (
+            "the brokers do not tell how long they keep a stopped stage's place "
+            "(offsets.retention.minutes): DescribeConfigs on the cluster is not allowed"
+        )
+    if kept_ms >= LONGEST_KEPT_MS:
+        return None
+    return (
+        f"the brokers keep a stopped stage's place for {kept_ms / DAY_MS:g} days: after that it "
+        "begins anew, reads again what is kept, and passes over what is not; set "
+        f"offsets.retention.minutes={LONGEST_KEPT_MS // 60_000} there, or let no stage be stopped "
+        "for so long"
+    )
 
 
 def _needs_a_mend(drift: Drift) -> bool:

@@ -259,6 +259,31 @@ class KafkaView:
                 drifts += _keeping(topic, kept[topic.name])
         return drifts
 
+    def offsets_kept_ms(self) -> int | None:
+        """How long the brokers keep the offsets of a group without members; the shortest of them.
+
+        A stage that is stopped for longer begins anew, and what retention took meanwhile is passed
+        over silently. None where the brokers do not tell.
+        """
+        try:
+            return self._ask(self._offsets_kept)
+        except Transient as failure:
+            if failure.reason == "log_refused":
+                return None
+            raise
+
+    def _offsets_kept(self, admin: AdminClient) -> int:
+        brokers = admin.list_topics(timeout=self._settings.request_timeout_s).brokers
+        name = "offsets.retention.minutes"
+        answers = admin.describe_configs(
+            [ConfigResource(ResourceType.BROKER, str(number)) for number in brokers]
+        )
+        kept = [
+            int(answer.result(self._settings.request_timeout_s)[name].value)
+            for answer in answers.values()
+        ]
+        return min(kept) * 60_000
+
     def fix(self, drifts: Sequence[Drift]) -> list[Drift]:
         """Alter what can be altered without loss; which that was."""
         mendable = [drift for drift in drifts if not drift.mend]

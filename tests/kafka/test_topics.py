@@ -20,7 +20,8 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions
 
-from schemas.topics import ALERTS, DAY_MS, DEAD_LETTER, ERASED, TOPICS, Topic
+from schemas.topics import ALERTS, DAY_MS, DEAD_LETTER, ERASED, LONGEST_KEPT_MS, TOPICS, Topic
+from services.cli.topics import forgotten
 from services.runtime.kafka_view import KafkaView
 from stack.broker import Broker, BrokerError
 from tests.kafka.fixtures import absent
@@ -71,6 +72,19 @@ def test_what_differs_is_named_and_what_loses_nothing_is_mended(broker: Broker) 
     assert found(more) == {"partitions": ("2", False)}
     copied = KafkaView(settings_for(broker).model_copy(update={"replication_factor": 3}))
     assert [drift.what for drift in copied.drifts([wanted])] == ["replication"]
+
+
+def test_brokers_that_forget_a_stopped_stage_too_early_are_named(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = KafkaView(settings_for(broker))
+    assert view.offsets_kept_ms() == LONGEST_KEPT_MS == 90 * DAY_MS
+    assert forgotten(view) is None
+    monkeypatch.setattr("services.cli.topics.LONGEST_KEPT_MS", 91 * DAY_MS)
+    told = forgotten(view)
+    assert told is not None
+    assert "for 90 days" in told
+    assert "set offsets.retention.minutes=131040" in told
 
 
 @pytest.fixture(scope="module")
