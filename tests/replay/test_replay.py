@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,14 @@ from services.replay.progress import Follower, tally
 from services.replay.selection import Refused, Selection, moment, select
 from services.runtime.sqlite_log import Database, SqliteLog, SqliteView
 from services.runtime.stage import utc_now
+from services.settings import Settings
+from services.transcribe.engine import Heard
 from services.transcribe.stub_engine import StubEngine
 from tests.replay.suite import (
     TENANT,
     Watched,
     at_work,
+    call,
     carried_out,
     checksums,
     content,
@@ -37,6 +41,7 @@ from tests.replay.suite import (
     hand_in,
     parts_of,
     planned,
+    recording,
     replayed,
     selected,
     settings_in,
@@ -57,25 +62,49 @@ class Through:
         self.parts, self.objects, self.folder = parts, objects, folder
 
 
-@pytest.fixture
-def through(tmp_path: Path) -> Iterator[Through]:
+@contextmanager
+def calls_through(folder: Path, settings: Settings) -> Iterator[Through]:
     watched: list[Watched] = []
 
     def watch(inner: Any) -> Watched:
         watched.append(Watched(inner))
         return watched[0]
 
-    with parts_of(settings_in(tmp_path), watch) as parts, at_work(parts) as running:
-        hand_in(parts, tmp_path, range(CALLS))
+    with parts_of(settings, watch) as parts, at_work(parts) as running:
+        hand_in(parts, folder, range(CALLS))
         drained(parts, running)
         assert count(parts, "SELECT count() FROM calls WHERE state = 'enriched'") == CALLS
-        yield Through(parts, watched[0], tmp_path)
+        yield Through(parts, watched[0], folder)
+
+
+@pytest.fixture
+def through(tmp_path: Path) -> Iterator[Through]:
+    with calls_through(tmp_path, settings_in(tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The language of each time that the engine listens, from here on."""
+    told: list[str] = []
+    listen = StubEngine.transcribe
+
+    def noted(self: StubEngine, *given: Any, **named: Any) -> Heard:
+        found = listen(self, *given, **named)
+        told.append(found.language)
+        return found
+
+    monkeypatch.setattr(StubEngine, "transcribe", noted)
+    return told
 
 
 @pytest.mark.slow
-def test_ten_replays_of_each_stage_leave_every_view_as_it_was(through: Through) -> None:
+def test_ten_replays_of_each_stage_leave_every_view_as_it_was(
+    through: Through, heard: list[str]
+) -> None:
     parts = through.parts
     before = checksums(parts)
+    segments = count(parts, "SELECT count() FROM segments FINAL")
     assert {"calls", "call_segments", "call_findings", "call_alerts", "topics_daily"} <= set(before)
     assert count(parts, "SELECT count() FROM call_findings") > 0
     assert count(parts, "SELECT count() FROM call_alerts") == CALLS
@@ -88,22 +117,39 @@ def test_ten_replays_of_each_stage_leave_every_view_as_it_was(through: Through) 
             current = f"SELECT count() FROM current_enriched WHERE generation = {plan.generation}"
             assert count(parts, current) == CALLS, "it took the place of what was there"
     assert len(generations(parts.objects, TENANT)) == 40
-    for table in ("calls_enriched", "alerts", "segments"):
-        rows = count(parts, f"SELECT count() FROM {table} FINAL")
-        assert count(parts, f"SELECT uniqExact(event_id, call_id) FROM {table}") <= rows
+    assert heard == [], "the same engine's result is kept"
+    # Of each call the live event, and ten of every replay that makes it anew.
+    for table, rows in (
+        ("calls_recorded", 11 * CALLS),
+        ("calls_transcribed", 21 * CALLS),
+        ("segments", 21 * segments),
+        ("calls_enriched", 31 * CALLS),
+        ("alerts", CALLS),
+    ):
+        assert count(parts, f"SELECT count() FROM {table} FINAL") == rows, table
 
 
-def test_replaying_enrich_listens_to_nothing(
-    through: Through, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_ten_replays_that_listen_again_leave_every_view_as_it_was(
+    tmp_path: Path, heard: list[str]
 ) -> None:
-    heard: list[str] = []
-    listen = StubEngine.transcribe
+    settings = settings_in(tmp_path)
+    transcribe = settings.transcribe.model_copy(update={"cache": False})
+    with calls_through(tmp_path, settings.model_copy(update={"transcribe": transcribe})) as through:
+        parts, live = through.parts, len(heard)
+        assert live >= CALLS
+        before = checksums(parts)
+        for _ in range(10):
+            replayed(parts, "transcribe")
+        drained(parts)
+        assert checksums(parts) == before
+        assert len(heard) == 11 * live
+        transcripts = "SELECT count(), countIf(cached) FROM calls_transcribed FINAL"
+        assert parts.warehouse.query(transcripts).rows == [(11 * CALLS, 0)]
 
-    def counted(self: StubEngine, *given: Any, **named: Any) -> Any:
-        heard.append("call")
-        return listen(self, *given, **named)
 
-    monkeypatch.setattr(StubEngine, "transcribe", counted)
+def test_replaying_enrich_listens_to_nothing(through: Through, heard: list[str]) -> None:
+    heard.clear()
     through.objects.read.clear()
     replayed(through.parts, "enrich")
     drained(through.parts)
@@ -203,16 +249,46 @@ def test_a_shadow_of_transcribe_hides_what_follows_from_it_too(through: Through)
 
 def test_a_newer_amendment_goes_before_a_replay_of_what_it_amends(through: Through) -> None:
     parts = through.parts
+
+    def current() -> dict[str, tuple[int, int]]:
+        """Call -> revision and generation of the enrichment that is shown."""
+        rows = parts.warehouse.query("SELECT call_id, revision, generation FROM current_enriched")
+        return {call_id: (revision, generation) for call_id, revision, generation in rows.rows}
+
+    live = current()
     found = selected(parts, "enrich", calls=("call-0",))
     plan = planned(parts, "enrich", found)
-    # Every event of a view is the call's greatest (revision, generation).
     carried_out(parts, plan)
-    rows = parts.warehouse.query(
-        "SELECT call_id, generation FROM current_enriched ORDER BY call_id"
-    ).rows
-    assert [(c, g == plan.generation) for c, g in rows] == [
-        ("call-0", True), *((f"call-{n}", False) for n in range(1, CALLS))
-    ]  # fmt: skip
+    drained(parts)
+    assert current() == live | {"call-0": (live["call-0"][0], plan.generation)}
+
+    later = utc_now() + timedelta(minutes=1)
+    amendment = call(
+        parts, recording(through.folder, 0), 0, agent_name="Somebody Else",
+        source_updated_at=later.isoformat(),
+    )  # fmt: skip
+    log = parts.log()
+    parts.publish(log, amendment)
+    log.close()
+    drained(parts)
+    revision = round(later.timestamp() * 1000)
+    amended = live | {"call-0": (revision, 0)}
+    assert current() == amended
+    assert count(parts, "SELECT count() FROM calls WHERE agent_name = 'Somebody Else'") == 1
+
+    # Also where the replay comes after it: the input was chosen before.
+    shown = content(parts, "calls", processing=True)
+    again = planned(parts, "enrich", found)
+    carried_out(parts, again)
+    drained(parts)
+    stored = f"SELECT count() FROM calls_enriched FINAL WHERE generation = {again.generation}"
+    assert count(parts, stored) == 1
+    assert current() == amended
+    assert content(parts, "calls", processing=True) == shown
+
+    newest = replayed(parts, "enrich")
+    drained(parts)
+    assert current()["call-0"] == (revision, newest.generation), "a replay of the amendment counts"
 
 
 def test_what_the_log_keeps_no_longer_is_replayed_from_the_archive(through: Through) -> None:
