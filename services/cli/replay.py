@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import getpass
 import json
+import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +30,7 @@ from schemas.events import Decision
 from services.assembly import STAGES, Parts
 from services.cli.console import Stop, err, log_to_file, out
 from services.enrich.trials import Trials
-from services.loopback import Asks, asking, running
+from services.loopback import Asks, There, asking, running
 from services.replay.comparison import Comparison, Pair, compare
 from services.replay.decisions import check_decision, decide, decision, overtaken
 from services.replay.plans import Plan, generations, read_plan, store_plan
@@ -42,6 +44,7 @@ from services.replay.selection import (
     select,
 )
 from services.runtime.errors import Invalid, Transient
+from services.runtime.settings import Policy
 from services.serve import AlreadyRunning, embedded
 from services.settings import Settings, load
 
@@ -375,21 +378,38 @@ def _at_work(settings: Settings) -> Iterator[tuple[Asks, Callable[[], str | None
                 err.print(
                     "no `callstream up` runs on this data folder: the stages run here meanwhile"
                 )
-        yield stack.enter_context(asking(settings)), trouble
+        asks = stack.enter_context(asking(settings))
+        yield (_Whoever(settings.data_dir) if isinstance(asks, There) else asks), trouble
+
+
+class _Whoever:
+    """Asks the suite that runs on a data folder when it is asked: it may be another each time."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def ask(self, sql: str, format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
+        there = running(self._data_dir)
+        if there is None:
+            raise Transient("suite_down", f"no `callstream up` runs on {self._data_dir}")
+        return there.ask(sql, format, parameters)
 
 
 def _carry_out(settings: Settings, parts: Parts, plan: Plan, ahead: int, detach: bool) -> bool:
     """Publish what is left of the plan and follow it; whether all of it went well."""
-    again = f"`callstream replay resume {plan.generation}`"
+    again = _again(plan)
     with ExitStack() as stack:
         log = parts.log()
         stack.callback(log.close)
         if detach:
             asks = stack.enter_context(_asked(settings, From.auto))
-            follower = Follower(
-                plan, log, parts.view, parts.codec, asks, ahead=len(plan.inputs) + 1
-            )
-            follower.publish()
+            try:
+                follower = Follower(
+                    plan, log, parts.view, parts.codec, asks, ahead=len(plan.inputs) + 1
+                )
+                follower.publish()
+            except Transient as failure:
+                raise Stop(f"{failure.detail}. {again} --detach asks for the rest") from failure
             _lost(follower)
             out.print(f"asked for {follower.asked:,}; `callstream replay list` shows how far it is")
             if settings.log.kind == "sqlite" and running(settings.data_dir) is None:
@@ -402,14 +422,20 @@ def _carry_out(settings: Settings, parts: Parts, plan: Plan, ahead: int, detach:
                 f"{failure.detail}. Nothing can be followed without the warehouse: {again} once it "
                 "is back, or with --detach now"
             ) from failure
-        follower = Follower(plan, log, parts.view, parts.codec, asks, ahead=ahead)
+        following = _Following(
+            plan,
+            lambda: Follower(plan, log, parts.view, parts.codec, asks, ahead=ahead),
+            trouble,
+            settings.loop,
+        )
         try:
-            _follow(follower, trouble)
-        except (KeyboardInterrupt, Transient) as stopped:
-            _end(follower)
-            if isinstance(stopped, Transient):
-                raise Stop(f"{stopped.detail}. {again} goes on") from stopped
-            err.print(f"stopped; what was asked for goes on, {again} asks for the rest")
+            follower = following.followed()
+        except KeyboardInterrupt:
+            if following.follower is not None:
+                _end(following.follower)
+            err.print(
+                f"stopped; what was asked for goes on, {again} asks for the rest", soft_wrap=True
+            )
             raise typer.Exit(130) from None
         _end(follower)
         if follower.stopped is not None:
@@ -420,54 +446,111 @@ def _carry_out(settings: Settings, parts: Parts, plan: Plan, ahead: int, detach:
     return not (follower.stopped or follower.tally.failed or follower.lost)
 
 
-def _follow(follower: Follower, trouble: Callable[[], str | None]) -> None:
-    """Step until it is over, showing how far it is."""
-    began = moved = told = time.monotonic()
-    start = follower.tally.done
-    quiet, pause_s = False, 0.0
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=err, transient=True,
-    ) as progress:  # fmt: skip
-        task = progress.add_task(follower.plan.stage, total=follower.tally.total, rate="")
-        while True:
-            happened = follower.step()
-            now = time.monotonic()
-            counted = follower.tally
-            rate = (counted.done - start) / max(now - began, 0.001)
-            ended = counted.done + counted.failed + counted.erased
-            described = ", ".join(
-                f"{number:,} {what}"
-                for what, number in (("failed", counted.failed), ("waiting", counted.waiting))
-                if number
-            )
-            progress.update(
-                task, completed=ended, total=counted.total, rate=f"{rate:.1f}/s {described}"
-            )
-            if follower.over:
-                return
-            if happened:
-                moved, quiet = now, False
-            if (why := trouble()) is not None:
-                err.print(f"nothing goes on: {why}", soft_wrap=True)
-                follower.stopped = follower.stopped or why
-                return
-            if not quiet and now - moved > _QUIET_S:
-                quiet = True
-                err.print(
-                    f"nothing has come back for {_QUIET_S:.0f} s: is there a `callstream up`, or a "
-                    f"`callstream run` of {follower.plan.stage} and sink? `callstream topics` "
-                    "shows the lags",
-                    soft_wrap=True,
+class _Following:
+    """Follows a plan to its end, showing how far it is; waits for log and warehouse, as stages do.
+
+    `begin` makes a follower of the plan, and another after each failure: what a step that failed
+    has published, the log says. `trouble` says why nothing goes on.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        begin: Callable[[], Follower],
+        trouble: Callable[[], str | None],
+        policy: Policy,
+    ) -> None:
+        self._plan, self._begin, self._trouble, self._policy = plan, begin, trouble, policy
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=err, transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task(plan.stage, total=len(plan.inputs), rate="")
+        self.follower: Follower | None = None
+        """The latest."""
+
+    def followed(self) -> Follower:
+        """Step until it is over. Raises Stop where nothing goes on before it has begun."""
+        began = moved = told = time.monotonic()
+        start: int | None = None
+        quiet, pause_s = False, 0.0
+        with self._progress:
+            while True:
+                follower, happened = self._stepped()
+                now = time.monotonic()
+                counted = follower.tally
+                start = counted.done if start is None else start
+                rate = (counted.done - start) / max(now - began, 0.001)
+                ended = counted.done + counted.failed + counted.erased
+                described = ", ".join(
+                    f"{number:,} {what}"
+                    for what, number in (("failed", counted.failed), ("waiting", counted.waiting))
+                    if number
                 )
-            if not err.is_terminal and now - told > _QUIET_S:
-                told = now
-                left = (counted.total - ended) / rate if rate else None
-                eta = "" if left is None else f", {_span(left)} left"
-                err.print(f"{ended:,} of {counted.total:,}, {rate:.1f}/s{eta} {described}")
-            # Each look is a question to the warehouse that live calls need too.
-            pause_s = 0.0 if happened else min(_LONGEST_PAUSE_S, max(_POLL_S, 2 * pause_s))
-            time.sleep(pause_s)
+                self._progress.update(
+                    self._task, completed=ended, total=counted.total,
+                    rate=f"{rate:.1f}/s {described}",
+                )  # fmt: skip
+                if follower.over:
+                    return follower
+                if happened:
+                    moved, quiet = now, False
+                if (why := self._trouble()) is not None:
+                    err.print(f"nothing goes on: {why}", soft_wrap=True)
+                    follower.stopped = follower.stopped or why
+                    return follower
+                if not quiet and now - moved > _QUIET_S:
+                    quiet = True
+                    err.print(
+                        f"nothing has come back for {_QUIET_S:.0f} s: is there a `callstream up`, "
+                        f"or a `callstream run` of {self._plan.stage} and sink? `callstream "
+                        "topics` shows the lags",
+                        soft_wrap=True,
+                    )
+                if not err.is_terminal and now - told > _QUIET_S:
+                    told = now
+                    left = (counted.total - ended) / rate if rate else None
+                    eta = "" if left is None else f", {_span(left)} left"
+                    err.print(f"{ended:,} of {counted.total:,}, {rate:.1f}/s{eta} {described}")
+                # Each look is a question to the warehouse that live calls need too.
+                pause_s = 0.0 if happened else min(_LONGEST_PAUSE_S, max(_POLL_S, 2 * pause_s))
+                time.sleep(pause_s)
+
+    def _stepped(self) -> tuple[Follower, bool]:
+        """The follower after a step, and whether anything happened; what is away is waited for."""
+        waits, told = 0, ""
+        while True:
+            try:
+                if self.follower is None or waits:
+                    stopped = None if self.follower is None else self.follower.stopped
+                    self.follower = self._begin()
+                    self.follower.stopped = stopped
+                happened = self.follower.step()
+            except Transient as failure:
+                waits += 1
+                if failure.reason != told:
+                    told = failure.reason
+                    err.print(f"waits, and goes on by itself: {failure}", soft_wrap=True)
+                    waiting = f"{self._plan.stage} waits, {told}"
+                    self._progress.update(self._task, description=waiting)
+                if (why := self._trouble()) is not None:
+                    raise Stop(f"nothing goes on: {why}. {_again(self._plan)} goes on") from failure
+                time.sleep(_backoff(self._policy, waits))
+            else:
+                if waits:
+                    err.print("goes on")
+                    self._progress.update(self._task, description=self._plan.stage)
+                return self.follower, happened or waits > 0
+
+
+def _again(plan: Plan) -> str:
+    """What a person types to go on with it."""
+    return f"`callstream replay resume {plan.generation}`"
+
+
+def _backoff(policy: Policy, count: int) -> float:
+    doubled = policy.backoff_s * 2.0 ** min(count - 1, 16)
+    return min(policy.backoff_max_s, doubled) * random.uniform(0.5, 1.0)  # jitter, no secret
 
 
 def _end(follower: Follower) -> None:

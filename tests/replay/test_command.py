@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -197,6 +198,60 @@ def test_detached_it_asks_for_everything_and_leaves(command: Command) -> None:
         return next(int(r["left"]) for r in command.listed() if r["generation"] == generation)
 
     until(lambda: left() == 0, "it does not come through")
+
+
+def test_a_suite_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    command = Command(folder)
+    command.environment |= {
+        "CALLSTREAM_LOOP__REPLAY_GATHER_S": "0.1", "CALLSTREAM_LOOP__BACKOFF_MAX_S": "1",
+    }  # fmt: skip
+    calls = 6
+
+    def up() -> subprocess.Popen[str]:
+        suite = command.start("up")
+        until(lambda: running(command.settings.data_dir, 60) is not None, "it is not up")
+        return suite
+
+    def waiting(*words: str) -> subprocess.Popen[str]:
+        """A command that follows a replay and has lost its suite."""
+        before = sum(1 for _ in command.parts.view.scan(REPLAY))
+        follows = command.start("replay", *words)
+        until(
+            lambda: sum(1 for _ in command.parts.view.scan(REPLAY)) > before + 1,
+            "nothing is asked for",
+        )
+        suite.kill()
+        suite.communicate(timeout=60)
+        assert follows.stderr is not None
+        told = next(line for line in follows.stderr if "goes on by itself" in line)
+        assert re.search("suite_down|loopback_down", told), told
+        return follows
+
+    suite = up()
+    try:
+        hand_in(command.parts, folder, range(calls))
+        drained(command.parts)
+        follows = waiting("--stage", "enrich", "--all", "--ahead", "1")
+        suite = up()
+        out, err = follows.communicate(timeout=180)
+        assert follows.returncode == 0, err
+        assert f"{calls} of {calls} done" in out
+        assert "goes on\n" in err
+
+        follows = waiting("--stage", "enrich", "--all", "--ahead", "1")
+        follows.send_signal(signal.SIGINT)
+        _, err = follows.communicate(timeout=60)
+        assert follows.returncode == 130, err
+        suite = up()
+        generation = max(row["generation"] for row in command.listed())
+        assert f"`callstream replay resume {generation}` asks for the rest" in err
+        assert f"{calls} of {calls} done" in command("replay", "resume", str(generation))
+    finally:
+        suite.kill()
+        suite.communicate(timeout=60)
+        command.parts.close()
 
 
 def test_where_nobody_runs_the_stages_the_command_does(tmp_path: Path) -> None:
