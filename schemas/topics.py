@@ -103,7 +103,7 @@ TOPICS: tuple[Topic, ...] = (
         REPLAY,
         "ReplayRequested",
         "One stage is to run again for one call.",
-        ("replay command",),
+        ("replay command", "transcribe"),
         _STAGES,
         retention_ms=7 * DAY_MS,
     ),

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from schemas.checks import EARLIEST_YEAR, LATEST_YEAR
-from schemas.events import OriginalHeader, OriginalInput, ReplayRequested
+from schemas.events import OriginalInput, ReplayRequested
 from schemas.topics import ALERTS, DEAD_LETTER, ENDED, ENRICHED, RECORDED, TRANSCRIBED
 from services.dead_letters import DeadLetter
 from services.loopback import Asks, rows_of
 from services.runtime.codec import Codec
 from services.runtime.errors import Invalid
 from services.runtime.log import LogView, Message
+from services.runtime.process import as_input
 from services.runtime.stage import Envelope
 
 # Stage -> topics of its inputs. Of the sink, what it makes rows of; erasures and decisions are
@@ -35,7 +34,6 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
 # Most that one question to the warehouse is about.
 _INPUTS = 500
 _LETTERS = 50
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Input(msgspec.Struct, frozen=True, array_like=True):
@@ -95,26 +93,7 @@ def refused_by(
         return envelope.event.input, envelope
     if message.topic not in TOPICS[stage]:
         return f"are dead letters of {message.topic}, which no replay of {stage} takes"
-    return _as_input(message, envelope.id), envelope
-
-
-def _as_input(message: Message, about: str) -> OriginalInput:
-    return OriginalInput(
-        topic=message.topic,
-        event_id=about,
-        value=message.value,
-        headers=[OriginalHeader(name=name, value=value) for name, value in message.headers],
-        timestamp=sound_time(message.timestamp_ms),
-    )
-
-
-def sound_time(ms: int) -> datetime | None:
-    """None for a time that no event may carry: a producer may write any into a message."""
-    try:
-        when = _EPOCH + timedelta(milliseconds=ms)
-    except OverflowError:
-        return None
-    return when if EARLIEST_YEAR <= when.year <= LATEST_YEAR else None
+    return as_input(message, envelope.id), envelope
 
 
 # Bytes
@@ -235,5 +214,5 @@ def fetch(
             if letter is not None and isinstance(given, tuple):
                 made.append((each, given[0], letter))
         elif found := messages.get((each.call, each.event_id)):
-            made.append((each, _as_input(found, each.event_id), None))
+            made.append((each, as_input(found, each.event_id), None))
     return made

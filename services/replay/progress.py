@@ -12,6 +12,7 @@ from services.replay.plans import Plan, publish, published, request_id
 from services.replay.selection import Found
 from services.runtime.codec import Codec
 from services.runtime.log import Log, LogView
+from services.runtime.process import way_id
 from services.runtime.stage import event_id
 
 AHEAD = 200
@@ -118,8 +119,13 @@ def _outcome(plan: Plan, each: Input, states: _States, recorded: Sequence[str]) 
         told = [states[stage, id] for id in ids if (stage, id) in states]
         done = [it for it in told if it.state == "done"]
         if len(done) < len(ids) or not ids:
-            if number == 0:  # what fails or waits there is the request
-                told += [states[k] for k in [(stage, request_id(plan, each))] if k in states]
+            # What fails or waits is the request, the replay's own or the one that gave way.
+            asked = (
+                [request_id(plan, each)]
+                if number == 0
+                else [way_id(stage, id, plan.generation) for id in ids]
+            )
+            told += [states[stage, id] for id in asked if (stage, id) in states]
             troubled = [it for it in told if it.state != "done"]
             return max(troubled, key=lambda it: it.at_ms, default=None)
         last = max(done, key=lambda it: it.at_ms)

@@ -36,11 +36,11 @@ from services.replay.inputs import (
     ordered,
     portions,
     refused_by,
-    sound_time,
 )
 from services.runtime.codec import Codec
 from services.runtime.errors import Invalid
 from services.runtime.log import LogView, Message, TopicPartition
+from services.runtime.process import sound_time
 from services.runtime.stage import Envelope, refuse_unknown_options
 from services.sink.rows import basis_of
 from services.transcribe.settings import TranscribeSettings, with_options

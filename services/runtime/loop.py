@@ -34,6 +34,8 @@ from services.runtime.process import (
     is_replay,
     process,
     retry,
+    returned,
+    returns,
     whole_number,
     without_body,
 )
@@ -68,6 +70,8 @@ class _Work:
     """When a message of a retry tier is due, by the stage's clock."""
     replay: bool = False
     """It gives way to live calls."""
+    returns: bool = False
+    """It goes back to where it does, when it is due."""
     batch: list[_Work] | None = None
     """Who works on it now; what an earlier batch has left to say of it counts no more."""
     discarded: bool = False
@@ -259,7 +263,8 @@ class _Loop:
             if self._is_others(message):
                 work.records = []
                 continue
-            if not (work.replay or made_by_replay):
+            work.returns = returns(self._stage, message)
+            if not (work.replay or made_by_replay or work.returns):
                 self._live_at = now
             if from_tier(self._stage, message):
                 # No message waits longer than its tier, whatever its header says.
@@ -331,6 +336,10 @@ class _Loop:
 
     def _hand_out(self) -> None:
         now, now_ms = time.monotonic(), self._now_ms()
+        for works in self._held.values():
+            for work in works:
+                if work.returns and work.records is None and work.due_ms <= now_ms:
+                    work.records = [returned(work.message, now_ms)]
         unfinished = [
             work
             for works in self._held.values()

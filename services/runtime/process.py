@@ -8,11 +8,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from schemas.events import ReplayRequested
+from schemas.checks import EARLIEST_YEAR, LATEST_YEAR
+from schemas.events import OriginalHeader, OriginalInput, ReplayRequested
 from schemas.topics import BY_NAME, BY_RECORD, DEAD_LETTER, REPLAY, RETRY_TIERS
 from services.runtime import headers as h
 from services.runtime.codec import Codec
@@ -28,6 +29,8 @@ from services.runtime.stage import (
     trace_id,
 )
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
 RETRY_TOPICS = tuple(tier.topic for tier in RETRY_TIERS)
 
 # Characters of an error's text in a header; all of them leave room beside a value of 900 KB.
@@ -42,10 +45,27 @@ def topics_of(stage: Stage) -> tuple[str, ...]:
 def is_replay(stage: Stage, message: Message) -> bool:
     """Whether the message asks for work that gives way to live calls.
 
-    Requests to replay do, but for a stage that reads them as one topic among others. In a tier they
-    stand before live calls of their partition, which they would hold up.
+    Requests to replay do, but for a stage that reads them as one topic among others.
     """
     return message.topic == REPLAY and REPLAY not in stage.sources
+
+
+def returns(stage: Stage, message: Message) -> bool:
+    """Whether the message is a request to replay that waited in a tier.
+
+    There it stands before live calls of its partition: when it is due it goes back to where it
+    gives way to them, see `returned`.
+    """
+    return (
+        from_tier(stage, message)
+        and message.header(h.RETRY_TOPIC) == REPLAY
+        and REPLAY not in stage.sources
+    )
+
+
+def returned(message: Message, now_ms: int) -> Record:
+    """A request to replay that has waited, as it is asked for again; its attempts stay with it."""
+    return Record(REPLAY, message.key, message.value, message.headers, timestamp_ms=now_ms)
 
 
 def is_made_by_replay(stage: Stage, message: Message) -> bool:
@@ -159,6 +179,57 @@ def _replayed(stage: Stage, codec: Codec, request: Envelope[ReplayRequested]) ->
     )
 
 
+def as_input(message: Message, event_id: str) -> OriginalInput:
+    """The message as a request to replay carries it; `Codec.replayed` is the way back."""
+    return OriginalInput(
+        topic=message.topic,
+        event_id=event_id,
+        value=message.value,
+        headers=[OriginalHeader(name=name, value=value) for name, value in message.headers],
+        timestamp=sound_time(message.timestamp_ms),
+    )
+
+
+def sound_time(ms: int) -> datetime | None:
+    """None for a time that no event may carry: a producer may write any into a message."""
+    try:
+        when = _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError:
+        return None
+    return when if EARLIEST_YEAR <= when.year <= LATEST_YEAR else None
+
+
+def way_given(stage: str, envelope: Envelope[Any]) -> Output:
+    """What a replay of an earlier stage has made, asked for as a replay of `stage`.
+
+    On its own topic it would stand before live calls for as long as the stage works on it; among
+    the requests to replay it gives way to them. What comes of it is the same.
+    """
+    message, event = envelope.message, envelope.event
+    request = ReplayRequested(
+        tenant_id=event.tenant_id,
+        call_id=event.call_id,
+        requested_at=envelope.time,
+        requested_by=stage,
+        reason="follows from a replay of an earlier stage, and gives way to live calls",
+        stage=stage,
+        generation=envelope.generation,
+        shadow=envelope.shadow,
+        side_effects=envelope.side_effects,
+        input=as_input(message, envelope.id),
+    )
+    return Output(request, about=_way(envelope.id))
+
+
+def way_id(stage: str, input_id: str, generation: int) -> str:
+    """The id of the request that `way_given` makes of that input."""
+    return event_id(stage, _way(input_id), generation, 0)
+
+
+def _way(input_id: str) -> str:
+    return f"way of {input_id}"
+
+
 def _original(stage: Stage, message: Message) -> Message:
     """A message that waited in a retry tier, as the one it was; others unchanged."""
     if not from_tier(stage, message):
@@ -229,7 +300,7 @@ def dead_letter(stage: str, message: Message, failure: Exception, now_ms: int) -
     topic = message.header(h.RETRY_TOPIC) if waited else None
     partition = whole_number(message, h.RETRY_PARTITION) if waited else None
     offset = whole_number(message, h.RETRY_OFFSET) if waited else None
-    attempt = whole_number(message, h.RETRY_ATTEMPT) if waited else None
+    attempt = whole_number(message, h.RETRY_ATTEMPT) if _has_waited(stage, message) else None
     added = {
         h.ERROR_TOPIC: topic or message.topic,
         h.ERROR_PARTITION: str(message.partition if partition is None else partition),
@@ -247,6 +318,13 @@ def dead_letter(stage: str, message: Message, failure: Exception, now_ms: int) -
     )
 
 
+def _has_waited(stage: str, message: Message) -> bool:
+    """Whether what it says of its attempts is this stage's own word."""
+    return message.topic in RETRY_TOPICS or (
+        message.topic == REPLAY and message.header(h.RETRY_STAGE) == stage
+    )
+
+
 def without_body(letter: Record) -> Record:
     """A dead letter that the log takes whatever the size of its original: where that stands."""
     kept = tuple(
@@ -261,7 +339,7 @@ def retry(
     stage: str, message: Message, wait: NotYet, now_ms: int, policy: Policy
 ) -> Record | Invalid:
     """The message on its way to a retry tier, or why its patience is at an end."""
-    waited = message.topic in RETRY_TOPICS
+    waited = _has_waited(stage, message)
     attempt = ((whole_number(message, h.RETRY_ATTEMPT) or 0) if waited else 0) + 1
     first_ms = whole_number(message, h.RETRY_FIRST_MS) if waited else None
     first_ms = now_ms if first_ms is None else first_ms

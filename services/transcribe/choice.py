@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.runtime.errors import Failure, Invalid, NotYet, Transient
+from services.runtime.errors import Invalid, NotYet, Transient
 from services.transcribe.engine import Engine
 from services.transcribe.settings import TranscribeSettings
 
@@ -65,68 +65,39 @@ class ReplayEngines:
         self._kept: OrderedDict[_Key, Chosen] = OrderedDict()
         self._failed: dict[_Key, tuple[float, NotYet | Invalid]] = {}
         self._lock = threading.Lock()
-        self._loading = threading.Lock()
 
-    def get(self, wanted: TranscribeSettings, *, may_block: bool) -> Chosen:
-        """The engine that `wanted` asks for; loading it takes long, and blocks where it may.
+    def get(self, wanted: TranscribeSettings) -> Chosen:
+        """The engine that `wanted` asks for; loading it takes long, and whoever asks waits.
 
-        Raises Invalid for one that cannot be, and NotYet for one that cannot be had now, or that
-        is loaded meanwhile where the caller may not block.
+        Raises Invalid for one that cannot be, and NotYet for one that cannot be had now.
         """
         key = _key(wanted)
         if key == self._live_key:
             return self._live
-        if (known := self._known(key)) is not None:
-            return known
-        if may_block:
-            with self._loading:
-                return self._known(key) or self._loaded(key, wanted)
-        if self._loading.acquire(blocking=False):
-            threading.Thread(
-                target=self._load_beside, args=(key, wanted), name="replay engine", daemon=True
-            ).start()
-        raise NotYet("engine_loading", f"{wanted.engine} is being loaded for a replay")
-
-    def _known(self, key: _Key) -> Chosen | None:
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            until, failure = self._failed.get(key, (0.0, None))
-            if failure is not None and time.monotonic() < until:
-                raise type(failure)(failure.reason, failure.detail)  # one raised twice grows
-            self._failed.pop(key, None)
-        return None
+            if key not in self._kept:
+                self._kept[key] = self._loaded(key, wanted)
+            self._kept.move_to_end(key)
+            return self._kept[key]
 
     def _loaded(self, key: _Key, wanted: TranscribeSettings) -> Chosen:
-        with self._lock:  # before the next is loaded: there may be no room for three
+        until, failure = self._failed.pop(key, (0.0, None))
+        if failure is None or time.monotonic() >= until:
+            # Before the next is loaded: there may be no room for three.
             while len(self._kept) >= _MOST_KEPT:
                 self._kept.popitem(last=False)
-        failure: NotYet | Invalid
-        try:
-            chosen = self._load(wanted, "the replay's option engine")
-        except Transient as missing:
-            failure, wait_s = NotYet(missing.reason, missing.detail), _MISSING_S
-        except ValueError as wrong:
-            failure, wait_s = Invalid("unknown_option", f"the replay asks for {wrong}"), _WRONG_S
-        else:
-            with self._lock:
-                self._kept[key] = chosen
-            return chosen
-        with self._lock:
-            if len(self._failed) >= _MOST_FAILED:
-                self._failed.clear()
-            self._failed[key] = (time.monotonic() + wait_s, failure)
-        raise type(failure)(failure.reason, failure.detail)
-
-    def _load_beside(self, key: _Key, wanted: TranscribeSettings) -> None:
-        try:
-            if self._known(key) is None:
-                self._loaded(key, wanted)
-        except Failure:  # kept for who asks next
-            pass
-        finally:
-            self._loading.release()
+            try:
+                return self._load(wanted, "the replay's option engine")
+            except Transient as missing:
+                failure, wait_s = NotYet(missing.reason, missing.detail), _MISSING_S
+            except ValueError as wrong:
+                failure = Invalid("unknown_option", f"the replay asks for {wrong}")
+                wait_s = _WRONG_S
+            until = time.monotonic() + wait_s
+        if len(self._failed) >= _MOST_FAILED:
+            self._failed.clear()
+        self._failed[key] = (until, failure)
+        raise type(failure)(failure.reason, failure.detail)  # one raised twice grows
 
 
 def _key(settings: TranscribeSettings) -> _Key:

@@ -12,6 +12,7 @@ from schemas.events import CallRecorded
 from schemas.events import Engine as Identity
 from services.runtime.objects import Objects
 from services.runtime.observe import logger
+from services.runtime.process import way_given
 from services.runtime.stage import Envelope, Output, Stage, each, utc_now
 from services.transcribe.choice import Chosen, ReplayEngines
 from services.transcribe.engine import Engine, Heard, Samples
@@ -32,7 +33,9 @@ def stage(
 
     `chosen` comes from `choose(settings)`. Which engine it is, and why, is logged once here.
     `listened` is told the seconds that each call of an engine took.
-    A replay's options are honoured call by call, with engines of their own.
+    A replay's options are honoured call by call, with engines of their own. What a replay of
+    ingest has made is not listened to where it comes, before live calls: it is asked for as a
+    replay.
     """
     identity = chosen.engine.identity
     logger("transcribe").info(
@@ -48,13 +51,15 @@ def stage(
     engines = ReplayEngines(settings, chosen)
 
     def overridden(envelope: Envelope[CallRecorded]) -> Transcriber:
-        """As a replay asks for it. What came back from a retry tier stands before live calls."""
+        """As a replay asks for it: loading an engine holds up other replays only."""
         wanted = with_options(settings, envelope.options)
-        engine = engines.get(wanted, may_block=envelope.message.topic == topics.REPLAY)
+        engine = engines.get(wanted)
         timed = replace(engine, engine=_Timed(engine.engine, listened))
         return replace(transcriber, settings=wanted, chosen=timed)
 
     def handle(envelope: Envelope[CallRecorded]) -> Sequence[Output]:
+        if envelope.generation and envelope.message.topic == topics.RECORDED:
+            return [way_given("transcribe", envelope)]
         by = overridden(envelope) if envelope.options else transcriber
         transcript = by.transcribe(envelope.event, clock())
         return [] if transcript is None else [Output(transcript)]
@@ -62,7 +67,7 @@ def stage(
     return Stage(
         name="transcribe",
         sources=(topics.RECORDED,),
-        targets=(topics.TRANSCRIBED,),
+        targets=(topics.TRANSCRIBED, topics.REPLAY),
         handle=each(handle),
         workers=settings.workers,
         options=tuple(OPTIONS),

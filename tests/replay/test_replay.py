@@ -404,6 +404,19 @@ def test_failures_in_a_row_stop_it(through: Through) -> None:
     assert after == before, "a replay that fails leaves the calls as they were"
 
 
+def test_what_fails_behind_the_stage_that_is_replayed_counts_as_failed(
+    through: Through, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = through.parts
+    monkeypatch.setattr(Watched, "exists", lambda self, key: not key.startswith("audio/"))
+    follower = carried_out(parts, planned(parts, "ingest", selected(parts, "ingest")))
+    assert (follower.tally.done, follower.tally.failed) == (0, CALLS)
+    assert {reason.partition(":")[0] for reason in follower.reasons} == {"transcribe"}
+    monkeypatch.undo()
+    replayed(parts, "transcribe")
+    assert count(parts, "SELECT count() FROM calls WHERE state = 'enriched'") == CALLS
+
+
 def test_a_dead_letter_is_replayed_from_its_bytes(through: Through) -> None:
     parts = through.parts
     audio = next(key for key in parts.objects.keys("audio/"))

@@ -185,6 +185,51 @@ def test_a_replay_that_must_wait_waits_and_comes_back_as_one(world: World) -> No
     assert world.scan(RETRY_TIERS[1].topic) == []
 
 
+def test_a_replay_that_has_waited_gives_way_to_live_calls(world: World) -> None:
+    order: list[str] = []
+
+    def handle_one(envelope: Envelope[Any]) -> list[Output]:
+        if envelope.generation and envelope.event.call_id not in waited:
+            waited.add(envelope.event.call_id)
+            raise NotYet("no_host", "not today")
+        order.append(envelope.event.call_id)
+        return copy(envelope)
+
+    waited: set[str] = set()
+    waiting = ingest(handle=each(handle_one))
+    old = [f"old-{number}" for number in range(6)]
+    world.write(*(request(world.codec, call) for call in old))
+    world.run(waiting, lambda: len(world.waiting()) == len(old))
+    world.clock.forward(61)
+    live = [f"live-{number}" for number in range(6)]
+    world.send(*live)
+    world.run(waiting)
+    assert set(order[: len(live)]) == set(live)
+    assert sorted(world.copied()) == sorted(live + old)
+
+
+def test_a_replay_loses_its_patience_as_a_live_call_does(world: World) -> None:
+    seen: list[str] = []
+
+    def handle_one(envelope: Envelope[Any]) -> list[Output]:
+        seen.append(envelope.id)
+        raise NotYet("no_host", f"attempt {len(seen)}")
+
+    policy = fast(patience_s=100.0)
+    waiting = ingest(handle=each(handle_one))
+    world.write(request(world.codec, "a"))
+    for attempt in range(1, 3):
+        world.run(waiting, lambda: len(seen) == attempt, policy)  # noqa: B023
+        world.clock.forward(61)
+    world.run(waiting, lambda: world.dead() == ["a"], policy)
+    assert seen == ["id-a"] * 3
+    (letter,) = world.scan(DEAD_LETTER)
+    assert letter.header(h.DEAD_REASON) == "no_host"
+    assert letter.header(h.ERROR_TOPIC) == REPLAY
+    told = letter.header(h.ERROR_MESSAGE) or ""
+    assert [part for part in ("attempt 1", "attempt 2", "attempt 3") if part not in told] == []
+
+
 def test_live_calls_go_first(world: World) -> None:
     order: list[str] = []
     lock = threading.Lock()

@@ -80,7 +80,7 @@ def kinds(degradations: list[Degradation]) -> list[DegradationKind]:
 def test_the_stage_reads_and_writes_what_the_catalogue_says(objects: DirectoryObjects) -> None:
     made = stage(TranscribeSettings(workers=3), objects, Chosen(FakeEngine(), ""))
     assert (made.name, made.sources, made.targets) == (
-        "transcribe", (topics.RECORDED,), (topics.TRANSCRIBED,)
+        "transcribe", (topics.RECORDED,), (topics.TRANSCRIBED, topics.REPLAY)
     )  # fmt: skip
     # One call a batch: a long one holds up no other partition, nor the process at its end.
     assert (made.batch, made.workers) == (1, 3)

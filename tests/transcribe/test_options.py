@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +13,13 @@ from huggingface_hub import constants
 from schemas import topics
 from schemas.events import CallRecorded, CallTranscribed
 from services.replay.selection import Refused, check_options
-from services.runtime.errors import Failure, Invalid, NotYet, Transient
-from services.runtime.log import Message
+from services.runtime import headers as h
+from services.runtime.codec import Codec, FolderRegistry
+from services.runtime.errors import Invalid, NotYet, Transient
+from services.runtime.log import Message, Record
 from services.runtime.objects import DirectoryObjects
-from services.runtime.stage import Envelope, Stage
+from services.runtime.process import process, way_id
+from services.runtime.stage import Envelope, Stage, event_id
 from services.transcribe.choice import Chosen, ReplayEngines
 from services.transcribe.handler import stage
 from services.transcribe.settings import OPTIONS, TranscribeSettings, with_options
@@ -26,7 +28,6 @@ from tests.transcribe.sounds import recorded, speech, stored, wav
 
 NOW = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 LIVE = Chosen(FakeEngine(model="live"), "the settings ask for it")
-LONGEST_S = 20.0
 
 
 @pytest.fixture
@@ -39,7 +40,8 @@ def handled(
     made: Stage, event: CallRecorded, options: Mapping[str, str], topic: str = topics.REPLAY
 ) -> CallTranscribed:
     message = Message(topic, 0, 0, b"acme/call", b"", (), 0)
-    ((_, outcome),) = made.handle([Envelope(event, message, "1", 1, options=options)])
+    generation = 1 if topic == topics.REPLAY else 0
+    ((_, outcome),) = made.handle([Envelope(event, message, "1", generation, options=options)])
     if isinstance(outcome, Exception):
         raise outcome
     (output,) = outcome
@@ -139,6 +141,41 @@ def test_a_wrong_option_is_refused_by_the_stage_too(tmp_path: Path, event: CallR
         handled(made(tmp_path), event, {"engine": "ears"})
 
 
+# What a replay of ingest has made
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_it_is_asked_for_as_a_replay_and_comes_out_as_if_it_had_not_been(
+    tmp_path: Path, event: CallRecorded, shadow: bool
+) -> None:
+    codec = Codec(FolderRegistry())
+    transcribing = made(tmp_path)
+
+    def once(record: Record) -> Record:
+        message = Message(record.topic, 0, 0, record.key, record.value, record.headers, 0)
+        ((_, outcome),) = process(transcribing, codec, [message], lambda: NOW)
+        assert isinstance(outcome, list), outcome
+        (came,) = outcome
+        return came
+
+    again = codec.encode(
+        event, id="r-1", source="/test", time=NOW, generation=7, shadow=shadow, side_effects=False
+    )
+    asked = once(again)
+    assert (asked.topic, asked.key) == (topics.REPLAY, again.key)
+    assert asked == once(again), "asked for twice it is one request"
+    assert dict(asked.headers)[h.ID].decode() == way_id("transcribe", "r-1", 7)
+    heard = once(asked)
+    assert heard.topic == topics.TRANSCRIBED
+    headers = {name: value.decode() for name, value in heard.headers}
+    assert headers[h.ID] == event_id("transcribe", "r-1", 7, 0)
+    assert headers[h.CAUSATION_ID] == "r-1"
+    assert headers[h.GENERATION] == "7"
+    assert (h.SHADOW in headers) == shadow
+    live = once(codec.encode(event, id="r-1", source="/test", time=NOW))
+    assert live.topic == topics.TRANSCRIBED
+
+
 # Engines
 
 
@@ -148,12 +185,9 @@ class Loader:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.failure: Exception | None = None
-        self.go = threading.Event()
-        self.go.set()
 
     def __call__(self, settings: TranscribeSettings, asked_by: str) -> Chosen:
         self.asked.append(settings.model)
-        assert self.go.wait(LONGEST_S)
         if self.failure is not None:
             raise self.failure
         return Chosen(FakeEngine(model=settings.model), f"{asked_by} asks for it")
@@ -166,14 +200,14 @@ def wanted(model: str) -> TranscribeSettings:
 def test_two_engines_are_kept_beside_the_live_one_and_the_older_goes() -> None:
     loader = Loader()
     engines = ReplayEngines(wanted("small"), LIVE, loader)
-    assert engines.get(wanted("small"), may_block=True) is LIVE
-    first = engines.get(wanted("a"), may_block=True)
-    engines.get(wanted("b"), may_block=True)
-    assert engines.get(wanted("a"), may_block=True) is first
-    engines.get(wanted("c"), may_block=True)
-    assert engines.get(wanted("a"), may_block=True) is first, "used later than b"
+    assert engines.get(wanted("small")) is LIVE
+    first = engines.get(wanted("a"))
+    engines.get(wanted("b"))
+    assert engines.get(wanted("a")) is first
+    engines.get(wanted("c"))
+    assert engines.get(wanted("a")) is first, "used later than b"
     assert loader.asked == ["a", "b", "c"]
-    engines.get(wanted("b"), may_block=True)
+    engines.get(wanted("b"))
     assert loader.asked == ["a", "b", "c", "b"]
 
 
@@ -185,11 +219,11 @@ def test_a_model_that_cannot_be_had_now_holds_up_no_stage(
     loader.failure = Transient("model_missing", "the hub does not answer")
     for _ in range(3):
         with pytest.raises(NotYet, match="model_missing: the hub does not answer"):
-            engines.get(wanted("large"), may_block=True)
+            engines.get(wanted("large"))
     assert loader.asked == ["large"], "who comes soon after does not wait for the hub again"
     loader.failure = None
     monkeypatch.setattr("services.transcribe.choice.time.monotonic", lambda: 1e9)
-    assert engines.get(wanted("large"), may_block=True).engine.identity.model == "large"
+    assert engines.get(wanted("large")).engine.identity.model == "large"
 
 
 def test_a_model_that_is_none_is_invalid() -> None:
@@ -198,41 +232,5 @@ def test_a_model_that_is_none_is_invalid() -> None:
     engines = ReplayEngines(wanted("small"), LIVE, loader)
     for _ in range(2):
         with pytest.raises(Invalid, match=r"unknown_option: .*'big' is no Whisper model"):
-            engines.get(wanted("big"), may_block=True)
+            engines.get(wanted("big"))
     assert loader.asked == ["big"]
-
-
-def test_what_stands_before_live_calls_does_not_wait_for_an_engine() -> None:
-    """A replay that comes back from a retry tier is handled where live calls are."""
-    loader = Loader()
-    loader.go.clear()
-    engines = ReplayEngines(wanted("small"), LIVE, loader)
-    for _ in range(3):
-        with pytest.raises(NotYet, match="engine_loading"):
-            engines.get(wanted("large"), may_block=False)
-    loader.go.set()
-    got = engines.get(wanted("large"), may_block=True)
-    assert engines.get(wanted("large"), may_block=False) is got
-    assert loader.asked == ["large"]
-
-
-def test_a_failure_beside_is_told_to_who_asks_next() -> None:
-    loader = Loader()
-    loader.failure = ValueError("no such model")
-    engines = ReplayEngines(wanted("small"), LIVE, loader)
-    with pytest.raises(NotYet, match="engine_loading"):
-        engines.get(wanted("big"), may_block=False)
-    with pytest.raises(Invalid, match="no such model"):
-        engines.get(wanted("big"), may_block=True)
-    assert loader.asked == ["big"]
-
-
-def test_a_replay_that_came_back_from_a_tier_is_told_by_its_topic(
-    tmp_path: Path, event: CallRecorded
-) -> None:
-    tier = topics.RETRY_TIERS[0].topic
-    transcribing = made(tmp_path)
-    with pytest.raises(Failure, match="engine_loading"):
-        handled(transcribing, event, {"engine": "stub"}, tier)
-    handled(transcribing, event, {"engine": "stub"})
-    assert handled(transcribing, event, {"engine": "stub"}, tier).engine.name == "stub"
