@@ -11,7 +11,7 @@ the upload to its row in `calls_enriched`, which the sink inserts last. That row
 key, and not before the log has what it is made of: to ask the view `calls` many times a second
 takes more of the warehouse than calls do. Rounds without and with a replay take turns; with one,
 `callstream replay` runs in a process of its own, again and again over all calls: of enrich ten
-times as many as of transcribe. Every stage shares the machine's cores with what replays, so on few
+times as many as of transcribe and of ingest. Every stage shares the machine's cores with what replays, so on few
 cores the figures show what threads and locks make of priorities.
 """
 
@@ -226,7 +226,7 @@ def live(folder: Path, stage: str, calls: int, rounds: int, count: int) -> None:
             time.sleep(0.1)
         calm, busy = [], []
         work = Live(settings, there, folder)
-        for _ in range(calls if stage == "transcribe" else 1):
+        for _ in range(1 if stage == "enrich" else calls):
             work.submit()
         work.drained(stage)
         handled = 0
@@ -284,7 +284,8 @@ def _beside_a_replay(work: Live, stage: str, count: int) -> tuple[list[Taken], i
                 if replaying.poll() is not None:
                     break  # part of it was not beside the replay
                 times.append(spent)
-    handled = read()
+    # What a replay of ingest makes is asked for once more, of transcribe.
+    handled = read() // (2 if stage == "ingest" else 1)
     work.drained(stage)
     return times, handled
 
@@ -299,7 +300,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--live", type=int, default=15)
     parser.add_argument("--selection", type=int, default=10_000)
-    parser.add_argument("--only", choices=("select", "rate", "enrich", "transcribe"))
+    parser.add_argument("--only", choices=("select", "rate", "enrich", "transcribe", "ingest"))
     options = parser.parse_args()
     os.environ["CALLSTREAM_TRANSCRIBE__ENGINE"] = "stub"
     os.environ["CALLSTREAM_TRANSCRIBE__CACHE"] = "false"
@@ -310,7 +311,7 @@ def main() -> None:
             selection(Path(name) / "select", options.selection)
         if options.only in (None, "rate"):
             rate(Path(name) / "rate", 5 * options.calls)
-        for stage in ("enrich", "transcribe"):
+        for stage in ("enrich", "transcribe", "ingest"):
             if options.only in (None, stage):
                 folder = Path(name) / stage
                 os.environ["CALLSTREAM_DATA_DIR"] = str(folder)

@@ -243,7 +243,7 @@ def _selected_calls(selection: Selection) -> tuple[str, dict[str, Any]]:
     if selection.queue is not None:
         hold("{queue:String} IN (e.queue_id, e.queue_name)", queue=selection.queue)
     if selection.agent is not None:
-        hold("(has(e.agent_ids, {agent:String}) OR e.agent_name = {agent:String})",
+        hold("has(arrayConcat(e.agent_ids, e.agent_names, [e.agent_name]), {agent:String})",
              agent=selection.agent)  # fmt: skip
     if selection.engine is not None:
         hold("t.engine = {engine:String}", engine=selection.engine)
@@ -557,7 +557,7 @@ def _matches(selection: Selection, event: Any, transcript: _Newest | None) -> bo
     call: CallEnded = event if isinstance(event, CallEnded) else event.call
     heard: CallTranscribed | None = transcript.event if transcript else None
     agents = [p for p in call.participants if p.role is Role.AGENT]
-    names = {name for p in agents for name in (p.agent_id, p.participant_id, p.display_name)}
+    names = {name for p in agents for name in (p.agent_id or p.participant_id, p.display_name)}
     queues = () if call.queue is None else (call.queue.id, call.queue.name)
     wanted = (
         (selection.queue, queues),

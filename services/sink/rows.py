@@ -74,9 +74,9 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "calls_ended": (
         *_EVENT, "started_at", "answered_at", "ended_at", "duration_ms", "talk_ms", "queue_ms",
         "hold_ms", "acw_ms", "platform", "lane", "direction", "disposition", "disconnected_by",
-        "agent_id", "agent_name", "agent_ids", "queue_id", "queue_name", "from_address",
-        "to_address", "subject_ref", "crm_ref", "root_call_id", "parent_call_id", "next_call_id",
-        "language_hints", "wrap_up_code", "consent", "legal_hold", "retain_until", "recordings",
+        "agent_id", "agent_name", "agent_ids", "agent_names", "queue_id", "queue_name",
+        "from_address", "to_address", "subject_ref", "crm_ref", "root_call_id", "parent_call_id",
+        "next_call_id", "language_hints", "wrap_up_code", "consent", "legal_hold", "retain_until", "recordings",
         "recordings_expected", "no_recording_reason", "attributes",
     ),
     "calls_recorded": (
@@ -451,6 +451,7 @@ def _ended(about: About, call: e.CallEnded) -> Rows:
         (first.agent_id or first.participant_id) if first else "",
         (first.display_name or "") if first else "",
         [agent.agent_id or agent.participant_id for agent in agents],
+        [agent.display_name or "" for agent in agents],
         queue.id if queue else "",
         (queue.name or "") if queue else "",
         call.from_address or "",

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from schemas.events import CallErased, Decision
+from schemas.events import CallErased, Decision, Participant, Role
 from schemas.topics import ALERTS, DEAD_LETTER, REPLAY, TRANSCRIBED
 from services.assembly import project_root
 from services.dead_letters import settled, unsettled
@@ -332,6 +333,26 @@ def test_archive_and_log_select_the_same(through: Through) -> None:
     ]
     with pytest.raises(Refused, match="--source archive"):
         selected(parts, "enrich", "log", where="1")
+
+
+@pytest.mark.parametrize("agent", ["a-1", "Agent 1", "a-77", "Second Agent"])
+def test_a_call_that_was_passed_on_is_found_by_every_agent(through: Through, agent: str) -> None:
+    parts = through.parts
+    passed_on = call(parts, recording(through.folder, 1), 1)
+    second = Participant(
+        participant_id="p-77", role=Role.AGENT, agent_id="a-77", display_name="Second Agent"
+    )
+    log = parts.log()
+    parts.publish(log, replace(
+        passed_on, participants=[*passed_on.participants, second], event_id="passed-on",
+        source_updated_at=utc_now() + timedelta(minutes=1),
+    ))  # fmt: skip
+    log.close()
+    drained(parts)
+    for source in ("archive", "log"):
+        found = selected(parts, "ingest", source, agent=agent).inputs
+        assert [each.call for each in found] == ["call-1"], source
+    assert selected(parts, "ingest", agent="p-77").inputs == []
 
 
 def _march(day: int) -> Any:
