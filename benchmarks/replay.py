@@ -11,8 +11,8 @@ the upload to its row in `calls_enriched`, which the sink inserts last. That row
 key, and not before the log has what it is made of: to ask the view `calls` many times a second
 takes more of the warehouse than calls do. Rounds without and with a replay take turns; with one,
 `callstream replay` runs in a process of its own, again and again over all calls: of enrich ten
-times as many as of transcribe and of ingest. Every stage shares the machine's cores with what replays, so on few
-cores the figures show what threads and locks make of priorities.
+times as many as of transcribe and of ingest. Every stage shares the machine's cores with what
+replays, so on few cores the figures show what threads and locks make of priorities.
 """
 
 from __future__ import annotations

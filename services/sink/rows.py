@@ -76,8 +76,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "hold_ms", "acw_ms", "platform", "lane", "direction", "disposition", "disconnected_by",
         "agent_id", "agent_name", "agent_ids", "agent_names", "queue_id", "queue_name",
         "from_address", "to_address", "subject_ref", "crm_ref", "root_call_id", "parent_call_id",
-        "next_call_id", "language_hints", "wrap_up_code", "consent", "legal_hold", "retain_until", "recordings",
-        "recordings_expected", "no_recording_reason", "attributes",
+        "next_call_id", "language_hints", "wrap_up_code", "consent", "legal_hold", "retain_until",
+        "recordings", "recordings_expected", "no_recording_reason", "attributes",
     ),
     "calls_recorded": (
         *_EVENT, "recordings", "refused", "pending", "refused_reasons", "object_keys", "codecs",
