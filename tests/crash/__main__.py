@@ -4,10 +4,13 @@
     python -m tests.crash --phase sink       # of one phase
     python -m tests.crash --list             # the steps, `phase: number: name`
     python -m tests.crash --plant offset-first   # with a bug that has to be found
+    python -m tests.crash --report docs/crash.md
 
 The scenario is played once without a crash, which numbers the steps of each phase and says what
 has to be there in the end. Then, for every step, before and after it: the state from before the
 phase is put back, the phase is played in a process that dies there, and played again to its end.
+Of the sink's phases, and over the servers, it dies after the step only; over the servers at the
+first and the last step of each kind, unless every one is asked for.
 Two such plays run at a time, forked from a process that has everything imported and nothing open.
 The last line is the verdict; the exit status is 1 where anything was lost, double or torn.
 """
@@ -46,6 +49,7 @@ from tests.crash.scenario import (
     settings_for,
     state,
 )
+from tests.report import page
 
 _DEADLINE_S = 120.0
 # Plays of one point over the servers until its step is taken.
@@ -355,6 +359,56 @@ def try_all(check: Any, points: Sequence[Point], at_once: int) -> dict[Point, li
     return wrong
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What came of a phase's points."""
+
+    phase: str
+    where: str
+    steps: int
+    points: int
+    wrong: dict[Point, list[str]]
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.phase}, {self.where}: {self.steps} steps, {self.points} points, "
+            f"{self.points - len(self.wrong)} whole, {self.seconds:.0f} s"
+        )
+
+    def violations(self) -> list[str]:
+        return [f"{point}: {line}" for point, lines in self.wrong.items() for line in lines[:5]]
+
+
+def report(tried: Sequence[Tried], verdict: str, asked: argparse.Namespace, took_s: float) -> str:
+    """The outcome as the Markdown page that is kept in docs/."""
+    command = [
+        "python", "-m", "tests.crash", *(("--servers",) if asked.servers else ()),
+        *(("--every",) if asked.every else ()),
+        *(("--phase", asked.phase) if asked.phase else ()),
+        *(("--plant", asked.plant) if asked.plant else ()),
+        *(("--most", str(asked.most), "--seed", str(asked.seed)) if asked.most is not None else ()),
+    ]  # fmt: skip
+    return page(
+        "Crashes",
+        "A process that plays a stage is killed at a durable step and started again; then log,\n"
+        "objects, files and tables are compared with those of a run without a crash. What is\n"
+        "played and compared: `tests/crash/scenario.py`.",
+        command,
+        verdict,
+        took_s,
+        [
+            ("phase", "over", "steps", "points", "whole", "seconds"),
+            *(
+                (it.phase, it.where, it.steps, it.points, it.points - len(it.wrong),
+                 f"{it.seconds:.0f}")
+                for it in tried
+            ),
+        ],
+        [line for it in tried for line in it.violations()],
+    )  # fmt: skip
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.crash", description=__doc__,
@@ -374,16 +428,18 @@ def main() -> int:
     parser.add_argument("--most", type=int, help="of a phase's points only so many, by --seed")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--at-once", type=int, default=2, help="plays at a time")
+    parser.add_argument("--report", type=Path, help="write the outcome to this Markdown file")
     asked = parser.parse_args()
+    if asked.list and asked.report is not None:
+        parser.error("--list tries no point: there is nothing to report")
     if asked.most is not None:
         print(f"seed {asked.seed}: which {asked.most} points of each phase", flush=True)
     configure_logs("CRITICAL")
     # What runs ends with this process.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    total, failed = 0, 0
+    began, done = time.monotonic(), list[Tried]()
 
     def tried(check: Any, phase: Phase, steps: Sequence[Step], where: str) -> None:
-        nonlocal total, failed
         started = time.monotonic()
         points = points_of(phase, steps)
         if asked.servers and not asked.every:
@@ -402,15 +458,11 @@ def main() -> int:
                 del wrong[each]
                 points[points.index(each)] = other
             wrong |= try_all(check, [p for p in points if p in others], asked.at_once)
-        total, failed = total + len(points), failed + len(wrong)
-        print(
-            f"{phase.name}, {where}: {len(steps)} steps, {len(points)} points, "
-            f"{len(points) - len(wrong)} whole, {time.monotonic() - started:.0f} s",
-            flush=True,
-        )
-        for point, lines in wrong.items():
-            for line in lines[:5]:
-                print(f"VIOLATION {point}: {line}", flush=True)
+        took_s = time.monotonic() - started
+        done.append(Tried(phase.name, where, len(steps), len(points), wrong, took_s))
+        print(done[-1], flush=True)
+        for line in done[-1].violations():
+            print(f"VIOLATION {line}", flush=True)
 
     def listed(phase: Phase, steps: Sequence[Step]) -> None:
         for number, step in enumerate(steps, 1):
@@ -432,7 +484,12 @@ def main() -> int:
                     listed(phase, steps)
                 else:
                     tried(harness.check_served, phase, steps, "servers")
-    print(f"{'FAILED' if failed else 'OK'}: {total} points, {failed} not whole", flush=True)
+    failed = sum(len(it.wrong) for it in done)
+    total = sum(it.points for it in done)
+    verdict = f"{'FAILED' if failed else 'OK'}: {total} points, {failed} not whole"
+    if asked.report is not None:
+        asked.report.write_text(report(done, verdict, asked, time.monotonic() - began), "utf-8")
+    print(verdict, flush=True)
     return 1 if failed else 0
 
 

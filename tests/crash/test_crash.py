@@ -1,7 +1,8 @@
 """Every stage is killed at each of its durable steps, and nothing is lost, double or torn.
 
 Here at some of them, drawn by a seed that is printed; at every one with
-CALLSTREAM_TEST_CRASH_POINTS=1000, or `python -m tests.crash` and `python -m tests.crash --servers`.
+CALLSTREAM_TEST_CRASH_POINTS=1000 or `python -m tests.crash`, and over the servers with
+`python -m tests.crash --servers --every`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,12 +35,16 @@ def crash(*asked: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("phase", [phase.name for phase in PHASES])
-def test_whatever_step_the_process_dies_at_all_is_there_once(phase: str) -> None:
-    done = crash("--phase", phase, "--most", POINTS, "--seed", SEED)
+def test_whatever_step_the_process_dies_at_all_is_there_once(phase: str, tmp_path: Path) -> None:
+    kept = tmp_path / "crash.md"
+    done = crash("--phase", phase, "--most", POINTS, "--seed", SEED, "--report", str(kept))
     assert done.returncode == 0, done.stdout[-4000:]
     verdict = done.stdout.splitlines()[-1]
     assert verdict.startswith("OK: ")
     assert not verdict.startswith("OK: 0 "), "no point was tried"
+    report = kept.read_text()
+    assert f"**{verdict}**" in report
+    assert f"\n| {phase} | embedded | " in report
 
 
 @pytest.mark.parametrize(
