@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 
 from schemas.events import CallEnded
@@ -27,7 +31,7 @@ from services.replay.selection import Selected, Selection, select
 from services.runtime.audio import decode
 from services.runtime.objects import Objects
 from services.serve import Running
-from services.settings import Settings, load
+from services.settings import PREFIX, Settings, load
 from services.transcribe.settings import TranscribeSettings
 
 TENANT = "again"
@@ -74,6 +78,61 @@ def settings_in(folder: Path) -> Settings:
         enrich=EnrichSettings(rules_dir=live, trial_rules_dir=folder / "trials"),
         tenant=TENANT,
     )
+
+
+class Command:
+    """Runs `callstream` on one data folder, with the stub engine and rules to try.
+
+    `more` are variables beside those, such as where real servers are.
+    """
+
+    def __init__(self, folder: Path, more: Mapping[str, str] = {}) -> None:
+        self.folder = folder
+        base = settings_in(folder)
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(PREFIX)
+        } | {
+            "CALLSTREAM_DATA_DIR": str(base.data_dir),
+            "CALLSTREAM_TENANT": TENANT,
+            "CALLSTREAM_TRANSCRIBE__ENGINE": "stub",
+            "CALLSTREAM_ENRICH__RULES_DIR": str(base.enrich.rules_dir),
+            "CALLSTREAM_ENRICH__TRIAL_RULES_DIR": str(base.enrich.trial_rules_dir),
+            "PYTHONWARNINGS": "error",
+            **more,
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            self.settings: Settings = load()
+        self.parts = Parts(self.settings)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.cli", *words],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def __call__(self, *words: str, status: int = 0) -> str:
+        """Standard output; standard error where a failure is expected."""
+        return self.ended(self.start(*words), status)
+
+    def ended(self, process: subprocess.Popen[str], status: int = 0) -> str:
+        """What a command that was started has to say, as a call."""
+        out, err = process.communicate(timeout=180)
+        told = f"{process.args!r}: {process.returncode}\n{out}\n{err}"
+        assert process.returncode == status, told
+        assert "Traceback" not in err, told
+        return err if status else out
+
+    def listed(self) -> list[dict[str, Any]]:
+        lines = self("replay", "list", "--format", "json").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def generation(self, *words: str) -> int:
+        """Of a replay that these words begin, and that goes well."""
+        out = self("replay", *words)
+        return int(out.partition("replay ")[2].partition(":")[0])
 
 
 @contextmanager

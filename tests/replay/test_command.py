@@ -3,70 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from schemas.topics import ENRICHED, REPLAY
-from services.assembly import Parts
 from services.loopback import running
-from services.settings import Settings
-from tests.replay.suite import TENANT, drained, hand_in, recording, settings_in, until
+from tests.replay.suite import TENANT, Command, drained, hand_in, recording, until
 
 pytestmark = [pytest.mark.clickhouse, pytest.mark.slow]
 
 CALLS = 12
-
-
-class Command:
-    """Runs `callstream` on one data folder, with the stub engine and rules to try."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.settings: Settings = settings_in(folder)
-        self.parts = Parts(self.settings)
-        self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("CALLSTREAM_")
-        } | {
-            "CALLSTREAM_DATA_DIR": str(self.settings.data_dir),
-            "CALLSTREAM_TENANT": TENANT,
-            "CALLSTREAM_TRANSCRIBE__ENGINE": "stub",
-            "CALLSTREAM_ENRICH__RULES_DIR": str(folder / "rules"),
-            "CALLSTREAM_ENRICH__TRIAL_RULES_DIR": str(folder / "trials"),
-            "PYTHONWARNINGS": "error",
-        }
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "services.cli", *words],
-            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-
-    def __call__(self, *words: str, status: int = 0) -> str:
-        """Standard output; standard error where a failure is expected."""
-        process = self.start(*words)
-        out, err = process.communicate(timeout=180)
-        assert process.returncode == status, f"{words}: {process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in err, err
-        return err if status else out
-
-    def listed(self) -> list[dict[str, Any]]:
-        lines = self("replay", "list", "--format", "json").splitlines()
-        return [json.loads(line) for line in lines]
-
-    def generation(self, *words: str) -> int:
-        """Of a replay that these words begin, and that goes well."""
-        out = self("replay", *words)
-        return int(out.partition("replay ")[2].partition(":")[0])
 
 
 @pytest.fixture(scope="module")
