@@ -55,7 +55,7 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $(VENV)/.core $@
 
 hostile: $(VENV)/.dev
-	@$(BIN)/python -m tests.hostile --audio $(or $(AUDIO),10000) --avro $(or $(AVRO),1000000) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.hostile --audio $(or $(AUDIO),10000) --avro $(or $(AVRO),1000000) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
 
 clean:
 	rm -rf $(VENV) .cache .callstream .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -31,6 +31,7 @@ from services.runtime.stage import Envelope, Handle, Outcome, Stage, utc_now
 from services.transcribe.choice import choose
 from services.transcribe.handler import stage as transcribe_stage
 from services.transcribe.settings import TranscribeSettings
+from tests.hostile.reading import Took
 from tests.hostile.recordings import Mutants
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -77,14 +78,11 @@ class Ear:
             )
         ]
 
-    def alone(self, mutants: Mutants, number: int) -> float:
-        """Processor seconds that the file takes, with nothing beside it; the least of three."""
-        return min(self._processor_s(mutants, number) for _ in range(3))
-
-    def _processor_s(self, mutants: Mutants, number: int) -> float:
+    def alone(self, mutants: Mutants, number: int) -> Took:
+        """What the file takes with nothing beside it, of the processor by children too."""
         before = os.times()
-        self.hear(mutants, [number])
-        return sum(os.times()[:4]) - sum(before[:4])
+        heard = self.hear(mutants, [number])
+        return Took(heard.seconds[number], sum(os.times()[:4]) - sum(before[:4]))
 
     def _timed(self, stage: Stage) -> Stage:
         def handle(envelopes: Sequence[Envelope[CallEnded]]) -> Iterator[tuple[int, Outcome]]:
@@ -101,6 +99,7 @@ class Ear:
 
     def hear(self, mutants: Mutants, numbers: Sequence[int]) -> Heard:
         """Pass the recordings `numbers` through both stages, and say what became of each."""
+        self._seconds.clear()
         database = Database(None)
         view = SqliteView(database)
         view.create({topic.name: 4 for topic in TOPICS})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import services.runtime.loop as loop
 from schemas.events import CallRecorded, Recording
 from schemas.topics import DEAD_LETTER, RETRY_TIERS, TOPICS
 from services.assembly import SOURCES
@@ -24,7 +26,6 @@ from services.runtime.audio import AudioInfo, AudioLimits
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Failure, Invalid, NotYet
 from services.runtime.log import Message, Record, TopicPartition
-from services.runtime.loop import run
 from services.runtime.objects import DirectoryObjects
 from services.runtime.observe import Observer
 from services.runtime.process import dead_letter, process, retry, topics_of
@@ -32,6 +33,7 @@ from services.runtime.settings import Policy
 from services.runtime.sqlite_log import Database, SqliteLog, SqliteView
 from services.runtime.stage import Stage
 from services.sink.handler import stage as sink_stage
+from services.sink.rows import TABLES
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Result, Warehouse
 from services.transcribe.choice import choose
@@ -42,9 +44,31 @@ from tests.transcribe.sounds import recorded, silence, speech, stored, wav
 
 _POLICY = Policy(
     attempts=1, breaker_in_a_row=1_000_000, breaker_share=1.0, backoff_s=0.0,
-    tier_delays_s=(3600.0, 3600.0, 3600.0),
+    tier_delays_s=(3600.0, 3600.0, 3600.0), replay_gather_s=0.2,
 )  # fmt: skip
 _STUCK_S = 60.0
+
+
+class Took(NamedTuple):
+    """Seconds: by the clock, and of the processor by this process."""
+
+    seconds: float
+    processor_s: float
+
+    def less(self, since: Took) -> Took:
+        return Took(self.seconds - since.seconds, self.processor_s - since.processor_s)
+
+    def longest(self, other: Took | None) -> Took:
+        return self if other is None else Took(*map(max, self, other))
+
+
+NOTHING = Took(0.0, 0.0)
+# The number of what stages made of the messages.
+MADE = -1
+
+
+def _now() -> Took:
+    return Took(time.monotonic(), time.process_time())
 
 
 @dataclass
@@ -52,7 +76,8 @@ class Read:
     """What became of some messages, by number."""
 
     outcomes: dict[int, str] = field(default_factory=dict)
-    seconds: dict[int, float] = field(default_factory=dict)
+    took: dict[int, Took] = field(default_factory=dict)
+    """The longest that one stage was held by the message."""
     grown: dict[int, int] = field(default_factory=dict)
     """Bytes by which a message raised the most that this process ever held, where it did."""
 
@@ -79,10 +104,58 @@ def _probe(path: Path, limits: AudioLimits, container: str | None) -> AudioInfo:
     return AudioInfo("wav", "pcm_s16le", 8000, 2, 300_000, 2_400_000)
 
 
+@dataclass
+class _Held:
+    """How long messages hold the loops: from being handed to a worker until their commit."""
+
+    took: dict[tuple[str, int, int], Took] = field(default_factory=dict)
+    """Topic, partition and offset -> the longest of any stage, of what is committed."""
+    _since: dict[tuple[str, TopicPartition, int], Took] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Loops that begin and end in here tell what they hand to their workers."""
+
+        def noting(stage: Stage, codec: Codec, messages: Sequence[Message], *more: Any) -> Any:
+            with self._lock:
+                for message in messages:
+                    self._since.setdefault((stage.name, message.source, message.offset), _now())
+            return process(stage, codec, messages, *more)
+
+        loop.process = noting  # type: ignore[attr-defined, assignment]
+        try:
+            yield
+        finally:
+            loop.process = process  # type: ignore[attr-defined]
+
+    def committed(self, stage: str, offsets: Mapping[TopicPartition, int]) -> None:
+        with self._lock:
+            for at in list(self._since):
+                name, source, offset = at
+                if name == stage and offset < offsets.get(source, 0):
+                    place = (*source, offset)
+                    took = _now().less(self._since.pop(at))
+                    self.took[place] = took.longest(self.took.get(place))
+
+
+class _HeldLog(SqliteLog):
+    """A stage's log that tells `held` of its commits."""
+
+    def __init__(self, database: Database, stage: Stage, held: _Held) -> None:
+        super().__init__(database, stage.name, topics_of(stage))
+        self._stage, self._held = stage.name, held
+
+    def commit(self, records: Sequence[Record], offsets: Mapping[TopicPartition, int]) -> None:
+        super().commit(records, offsets)
+        self._held.committed(self._stage, offsets)
+
+
 class Reader:
     """The four stages over a folder; fetching and listening are made up, all else is real."""
 
     def __init__(self, folder: Path, seed: int, warehouse: Warehouse | None = None) -> None:
+        self._warehouse = warehouse
         self.objects = DirectoryObjects(folder / "objects")
         self.codec = Codec(FolderRegistry(), self.objects)
         self.mutants = Mutants(seed, self.objects, {"CallRecorded": self._heard()})
@@ -108,7 +181,12 @@ class Reader:
             ),
         }
 
-    def judge(self, number: int) -> tuple[str, float]:
+    @property
+    def loops(self) -> bool:
+        """Whether there is a warehouse for the real loops to write to."""
+        return self._warehouse is not None
+
+    def judge(self, number: int) -> tuple[str, Took]:
         """What every stage that reads the message makes of it; the longest that one took."""
         case = self.mutants.message(number)
         topic = case.message.topic
@@ -118,17 +196,17 @@ class Reader:
             readers.append(waited)
         if topic == "calls.replay":
             readers = list(self.stages)
-        longest, told = 0.0, []
+        longest, told = NOTHING, []
         if len(readers) > 1 and number % 3:  # the sink reads all, the others are what is tried
             readers.remove("sink")
         for name in dict.fromkeys(readers):
             stage = self.stages[name]
-            started = time.monotonic()
+            started = _now()
             try:
                 told.append(f"{name}/{self._judged(stage, case.message, number)}")
             except Exception as error:
                 told.append(f"{name}/LET OUT {type(error).__name__}: {error}")
-            longest = max(longest, time.monotonic() - started)
+            longest = _now().less(started).longest(longest)
         return "; ".join(told), longest
 
     def _judged(self, stage: Stage, message: Message, number: int) -> str:
@@ -155,54 +233,83 @@ class Reader:
         peak = peak_bytes()
         for number in numbers:
             note(number)
-            read.outcomes[number], read.seconds[number] = self.judge(number)
+            read.outcomes[number], read.took[number] = self.judge(number)
             now = peak_bytes()
             if now > peak:
                 read.grown[number] = now - peak
                 peak = now
         return read
 
-    def run(self, numbers: Sequence[int]) -> Read:
-        """Pass the messages through the real loops, all stages at once; by number again."""
+    def run(self, numbers: Sequence[int], *, in_turn: bool = False) -> Read:
+        """Pass the messages through the real loops, all stages at once or `in_turn`; by number.
+
+        What stages made of them is one, under MADE.
+        """
         database = Database(None)
         view = SqliteView(database)
         view.create({topic.name: 4 for topic in TOPICS})
         writer = SqliteLog(database)
         cases = [self.mutants.message(number) for number in numbers]
         places = _written(view, writer, cases)
-        stop, observer = threading.Event(), Observer()
-        threads = [
-            threading.Thread(
-                target=run,
-                args=(stage, SqliteLog(database, stage.name, topics_of(stage)), self.codec, stop,
-                      observer, _POLICY),
-            )
-            for stage in self.stages.values()
-        ]  # fmt: skip
-        for thread in threads:
-            thread.start()
-        try:
-            stuck = self._awaited(view, threads)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
+        held, stuck = _Held(), []
+        stages = list(self.stages.values())
+        with held.noted():
+            for together in [[stage] for stage in stages] if in_turn else [stages]:
+                stuck += self._passed(database, view, held, together)
         read = Read(dict.fromkeys(numbers, "read"))
+        for place, took in held.took.items():
+            number = places.get(place, MADE)
+            read.took[number] = took.longest(read.took.get(number))
         for letter in view.scan(DEAD_LETTER):
             place = _place(letter)
-            number = places.get(place, -1)
+            number = places.get(place, MADE)
             reason = letter.header(h.DEAD_REASON)
             if reason == "unexpected":
                 read.outcomes[number] = (
                     f"{letter.header(h.ERROR_STAGE)}/UNEXPECTED {letter.header(h.ERROR_MESSAGE)}"
                 )
         for place in stuck:
-            read.outcomes[places.get(place, -1)] = f"STUCK at {place}"
+            read.outcomes[places.get(place, MADE)] = f"STUCK at {place}"
         database.close()
         return read
 
+    def alone(self, numbers: Sequence[int]) -> dict[int, Took]:
+        """What these messages take with no other beside them, as `Read.took`.
+
+        They go the way they went, but a stage at a time, and as if they had never been read.
+        """
+        for prefix in ("transcripts/", "receipts/"):
+            for key in list(self.objects.keys(prefix)):
+                self.objects.delete(key)
+        if self._warehouse is None:
+            return self.read(numbers).took
+        for table in TABLES:
+            self._warehouse.command(f"TRUNCATE TABLE {table}")
+        return self.run(numbers, in_turn=True).took
+
+    def _passed(
+        self, database: Database, view: SqliteView, held: _Held, stages: Sequence[Stage]
+    ) -> list[tuple[str, int, int]]:
+        """Run the loops of `stages` until all is read; where it is not, where they stand."""
+        stop, observer = threading.Event(), Observer()
+        threads = [
+            threading.Thread(
+                target=loop.run,
+                args=(stage, _HeldLog(database, stage, held), self.codec, stop, observer, _POLICY),
+            )
+            for stage in stages
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            return self._awaited(view, threads, stages)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
     def _awaited(
-        self, view: SqliteView, threads: Sequence[threading.Thread]
+        self, view: SqliteView, threads: Sequence[threading.Thread], stages: Sequence[Stage]
     ) -> list[tuple[str, int, int]]:
         """Wait until all is read; where it is not, the places at which stages stand."""
         before: object = None
@@ -210,12 +317,12 @@ class Reader:
         while True:
             left = [
                 (topic, part, read)
-                for name, stage in self.stages.items()
-                for topic in stage.sources
-                for committed in [view.committed(name)]
+                for stage in stages
+                for committed in [view.committed(stage.name)]
+                for topic in topics_of(stage)
                 for part, (_, end) in view.ends(topic).items()
                 if (read := committed.get(TopicPartition(topic, part), 0)) < end
-                and not self._not_due(view, name, topic, part, read)
+                and not self._not_due(view, stage.name, topic, part, read)
             ]
             if not left:
                 return []

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import random
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.runtime.errors import Transient
 from services.runtime.observe import configure_logs
+from services.runtime.stage import Envelope, Outcome
+from services.sink.settings import SinkSettings
+from services.sink.warehouse import Warehouse
 from tests.hostile import audio, reading
-from tests.hostile.attack import LOOP_SHARE, Kind, attack
+from tests.hostile.attack import LOOP_SHARE, Kind, attack, tried
 from tests.hostile.messages import Mutants as Messages
 from tests.hostile.reading import Reader
 from tests.hostile.recordings import Mutants as Recordings
@@ -73,6 +79,31 @@ def test_a_recording_without_a_good_end_is_a_violation(end: str) -> None:
 def test_a_recording_that_is_heard_or_refused_is_none() -> None:
     assert not audio.violation("transcribed")
     assert not audio.violation("ingest/not_audio")
+
+
+@pytest.mark.slow
+@pytest.mark.clickhouse
+def test_who_holds_a_stage_for_over_a_second_in_the_loops_is_found_out(tmp_path: Path) -> None:
+    configure_logs("CRITICAL")
+    warehouse = Warehouse.open(SinkSettings(path=tmp_path / "db"))
+    reader = Reader(tmp_path, 1, warehouse)
+    stage, numbers = reader.stages["enrich"], range(60)
+    sound = next(n for n in numbers if "enrich/handled" in reader.judge(n)[0])
+    slow = reader.mutants.message(sound).message.value
+    handle = stage.handle
+
+    def burning(envelopes: Sequence[Envelope[Any]]) -> Iterator[tuple[int, Outcome]]:
+        since = time.thread_time()
+        while any(e.message.value == slow for e in envelopes) and time.thread_time() < since + 1.2:
+            pass
+        yield from handle(envelopes)
+
+    assert tried(reader, numbers).bad == {}
+    object.__setattr__(stage, "handle", burning)
+    (found,) = tried(reader, numbers).bad.items()
+    warehouse.close()
+    assert found[0] == sound
+    assert found[1].startswith("held a stage for ")
 
 
 def test_a_stage_that_lets_an_exception_out_is_found_out(tmp_path: Path) -> None:
