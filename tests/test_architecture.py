@@ -32,9 +32,16 @@ HOME_OF = {
         "services/runtime/kafka_log.py",
         "services/runtime/kafka_view.py",
     },
-    "ctranslate2": {"services/transcribe/faster_whisper_engine.py"},
+    # One loads the model, the other runs it.
+    "ctranslate2": {
+        "services/transcribe/faster_whisper_engine.py",
+        "services/transcribe/whisper.py",
+    },
     "fastavro": {"services/runtime/codec.py"},
-    "faster_whisper": {"services/transcribe/faster_whisper_engine.py"},
+    "faster_whisper": {
+        "services/transcribe/faster_whisper_engine.py",
+        "services/transcribe/whisper.py",
+    },
     "huggingface_hub": {"services/transcribe/faster_whisper_engine.py"},
     # A client of its own has each who speaks HTTP: recordings, language models, schemas, the demo's
     # platform; the speech engine only names the errors of its hub.

@@ -15,7 +15,7 @@ from services.transcribe.settings import VadSettings
 from services.transcribe.spans import Span
 
 # Raised when what is kept, or how it is made, changes its meaning: older entries are not found.
-FORM = 1
+FORM = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,366 @@
+"""A Whisper model under CTranslate2 that hears many calls at once.
+
+Each call's speech is cut into windows of up to 30 s, and windows of whoever is transcribed at the
+moment are decoded together. Mel features, which take the processor, are made by the calls' own
+threads meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ctranslate2
+import numpy as np
+import numpy.typing as npt
+from faster_whisper.audio import pad_or_trim
+from faster_whisper.tokenizer import Tokenizer
+from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
+
+from services.transcribe.batches import Batches, OutOfMemory, Usage
+from services.transcribe.engine import (
+    RATE_HZ,
+    Heard,
+    HeardSegment,
+    HeardWord,
+    Samples,
+)
+from services.transcribe.languages import Told, main_of, most, of_window, telling
+from services.transcribe.spans import Span, total_ms
+
+# Whisper hears 30 s at a time. Neighbouring stretches of speech share such a window, unless more
+# silence than this lies between them: Whisper invents text on silence.
+WINDOW_MS = 30_000
+GAP_MS = 2_000
+_FRAME_MS = 10
+_PREPENDED, _APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
+
+Features = npt.NDArray[np.float32]
+"""Log-mel energies of a window: mel bands x 3,000 frames of 10 ms."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Window:
+    """Stretches of speech that are heard together, within 30 s."""
+
+    spans: Sequence[Span]
+
+    @property
+    def bounds(self) -> Span:
+        return Span(self.spans[0].start_ms, self.spans[-1].end_ms)
+
+    @property
+    def speech_ms(self) -> int:
+        return total_ms(self.spans)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tell:
+    """To be told: the language of a window."""
+
+    features: Features
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Decode:
+    """To be decoded: a window in a language."""
+
+    language: str
+    length_ms: int
+    features: Features | None
+    encoded: npt.NDArray[Any] | None = None
+    """In place of `features`, where the window's language was told: what its encoder made of it."""
+
+
+_Step = _Tell | _Decode
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Encoded:
+    """What the encoder makes of a window, kept off the device, and its languages' probability."""
+
+    values: npt.NDArray[Any]
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """What is said in a window. Words, with the space before them, have ms since its start."""
+
+    text: str
+    words: tuple[tuple[str, HeardWord], ...]
+    logprob: float
+    no_speech: float
+
+
+class Whisper:
+    """Thread-safe; blocks while the device is at work.
+
+    Decoding has no temperature fallback (it would draw at random), no conditioning on earlier
+    text (it spreads loops) and no no-speech cut: what may be invented is left to be flagged.
+    """
+
+    def __init__(self, model: Any, *, beam_size: int, batch_size: int) -> None:
+        """`model` is a loaded `faster_whisper.WhisperModel`, or what derives from it."""
+        self._model, self._beam_size = model, beam_size
+        self._multilingual = bool(model.model.is_multilingual)
+        # The library lists languages that older models have no token for.
+        self.languages: Collection[str] = frozenset(
+            tag
+            for tag in model.supported_languages
+            if not self._multilingual or model.hf_tokenizer.token_to_id(f"<|{tag}|>")
+        )
+        self._tokenizers = {
+            tag: Tokenizer(model.hf_tokenizer, self._multilingual, "transcribe", tag)
+            for tag in self.languages
+        }
+        self._suppressed = get_suppressed_tokens(next(iter(self._tokenizers.values())), [-1])
+        self._batches: Batches[_Step, _Encoded | _Decoded] = Batches(self._run, batch_size, _kind)
+
+    @property
+    def usage(self) -> Usage:
+        """What the device has done so far."""
+        return self._batches.usage
+
+    def transcribe(
+        self,
+        audio: Samples,
+        spans: Sequence[Span],
+        language: str | None = None,
+        hints: Sequence[str] = (),
+        *,
+        replay: bool = False,
+    ) -> Heard:
+        """As `Engine.transcribe`; a replay is heard where no live call has anything to be heard."""
+        windows = list(_windows(spans))
+        told: list[Told] = []
+        found: list[HeardSegment] = []
+        steps = self._steps(audio, windows, language, hints, told, replay)
+        decoded = self._batches.each(steps, replay=replay)
+        for number, heard in enumerate(decoded):
+            assert isinstance(heard, _Decoded)
+            found += _split(heard, windows[number], told[number].language)
+        spoken = most((this, w.speech_ms) for this, w in zip(told, windows, strict=True))
+        return Heard(
+            segments=tuple(found),
+            language=spoken.language,
+            language_confidence=spoken.certainty,
+        )
+
+    def _steps(
+        self,
+        audio: Samples,
+        windows: Sequence[_Window],
+        language: str | None,
+        hints: Sequence[str],
+        told: list[Told],
+        replay: bool,
+    ) -> Iterator[_Decode]:
+        """Each window with its language, which is put into `told` before."""
+        if language is not None or not self._multilingual:
+            tag = language or "en"
+            for window in windows:
+                told.append(Told(tag, None))
+                yield _Decode(tag, window.bounds.length_ms, self._features(audio, window))
+            return
+
+        def encoded(numbers: Sequence[int]) -> Iterator[_Encoded]:
+            steps = (_Tell(self._features(audio, windows[number])) for number in numbers)
+            for answer in self._batches.each(steps, replay=replay):
+                assert isinstance(answer, _Encoded)
+                yield answer
+
+        first = telling([window.speech_ms for window in windows])
+        known = dict(zip(first, encoded(first), strict=True))
+        main = main_of(
+            ((it.probabilities, windows[number].speech_ms) for number, it in known.items()), hints
+        )
+        others = encoded([number for number in range(len(windows)) if number not in known])
+        for number, window in enumerate(windows):
+            this = known.pop(number) if number in known else next(others)
+            told.append(of_window(this.probabilities, window.speech_ms, main, hints))
+            yield _Decode(told[-1].language, window.bounds.length_ms, None, this.values)
+
+    def _features(self, audio: Samples, window: _Window) -> Features:
+        # The window alone is looked at: what lies beside it is not listened to.
+        heard = _cut(audio, window.bounds)
+        return np.asarray(pad_or_trim(self._model.feature_extractor(heard)[..., :-1]), np.float32)
+
+    # On the device
+
+    def _run(self, steps: Sequence[_Step]) -> Sequence[_Encoded | _Decoded]:
+        try:
+            if isinstance(steps[0], _Tell):
+                return self._tell([step for step in steps if isinstance(step, _Tell)])
+            return self._decode([step for step in steps if isinstance(step, _Decode)])
+        except RuntimeError as error:
+            if "out of memory" in str(error).lower():
+                raise OutOfMemory(str(error)) from error
+            raise
+
+    def _tell(self, steps: Sequence[_Tell]) -> list[_Encoded]:
+        encoded = self._model.model.encode(_stored([step.features for step in steps]), to_cpu=True)
+        told = self._model.model.detect_language(encoded)
+        if encoded.dtype == ctranslate2.DataType.bfloat16:  # which numpy does not know
+            encoded = encoded.to(ctranslate2.DataType.float32)
+        values = np.array(encoded)
+        return [
+            _Encoded(values[at], {token[2:-2]: float(p) for token, p in probabilities})
+            for at, probabilities in enumerate(told)
+        ]
+
+    def _decode(self, steps: Sequence[_Decode]) -> list[_Decoded]:
+        values = [step.encoded for step in steps if step.encoded is not None]
+        features = [step.features for step in steps if step.features is not None]
+        encoded = _stored(values) if values else self._model.encode(np.stack(features))
+        results = self._model.model.generate(
+            encoded,
+            [self._prompt(step.language) for step in steps],
+            beam_size=self._beam_size,
+            max_length=self._model.max_length,
+            suppress_tokens=self._suppressed,
+            sampling_temperature=0.0,
+            return_scores=True,
+            return_no_speech_prob=True,
+        )
+        end = next(iter(self._tokenizers.values())).eot
+        tokens = [[token for token in it.sequences_ids[0] if token < end] for it in results]
+        words = self._words(steps, tokens, encoded)
+        decoded: list[_Decoded] = []
+        for at, (step, result) in enumerate(zip(steps, results, strict=True)):
+            length = len(result.sequences_ids[0])
+            decoded.append(
+                _Decoded(
+                    self._tokenizers[step.language].decode(tokens[at]),
+                    tuple(words.get(at, ())),
+                    round(min(0.0, float(result.scores[0]) * length / (length + 1)), 4),
+                    round(float(result.no_speech_prob), 4),
+                )
+            )
+        return decoded
+
+    def _prompt(self, language: str) -> list[int]:
+        tokenizer = self._tokenizers[language]
+        return [*tokenizer.sot_sequence, tokenizer.no_timestamps]
+
+    def _words(
+        self, steps: Sequence[_Decode], tokens: Sequence[list[int]], encoded: Any
+    ) -> dict[int, list[tuple[str, HeardWord]]]:
+        """Number of a step -> its words, by what the decoder attended to."""
+        groups: dict[str, list[int]] = {}
+        for at, step in enumerate(steps):
+            if tokens[at]:
+                groups.setdefault(step.language, []).append(at)
+        words: dict[int, list[tuple[str, HeardWord]]] = {}
+        for language, numbers in groups.items():
+            # Only what is off the device can be parted; what is on it is all of one language.
+            values = [value for at in numbers if (value := steps[at].encoded) is not None]
+            if values and len(numbers) < len(steps):
+                encoded = _stored(values)
+            elif not values:
+                numbers = list(range(len(steps)))
+            alignments = self._model.find_alignment(
+                self._tokenizers[language],
+                [tokens[at] for at in numbers],
+                encoded,
+                [-(-steps[at].length_ms // _FRAME_MS) for at in numbers],
+            )
+            for at, alignment in zip(numbers, alignments, strict=True):
+                merge_punctuations(alignment, _PREPENDED, _APPENDED)
+                words[at] = [_word(each) for each in alignment if each["word"]]
+        return words
+
+
+def _kind(step: _Step) -> Hashable:
+    """Steps of one kind are run together. Windows that come encoded may differ in language."""
+    if isinstance(step, _Tell):
+        return "tell"
+    return "encoded" if step.encoded is not None else step.language
+
+
+def _stored(values: Sequence[npt.NDArray[Any]]) -> Any:
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.stack(values)))
+
+
+def _word(timing: Mapping[str, Any]) -> tuple[str, HeardWord]:
+    start = max(0, round(float(timing["start"]) * 1000))
+    word = HeardWord(
+        text=timing["word"].strip(),
+        start_ms=start,
+        end_ms=max(start, round(float(timing["end"]) * 1000)),
+        confidence=round(min(1.0, max(0.0, float(timing["probability"]))), 4),
+    )
+    return timing["word"], word
+
+
+def _cut(audio: Samples, span: Span) -> Samples:
+    return np.asarray(
+        audio[span.start_ms * RATE_HZ // 1000 : span.end_ms * RATE_HZ // 1000], np.float32
+    )
+
+
+def _windows(spans: Sequence[Span]) -> Iterator[_Window]:
+    """Neighbouring spans that fit a window together; a span longer than one is divided."""
+    window: list[Span] = []
+    for span in spans:
+        pieces = -(-span.length_ms // WINDOW_MS)
+        for number in range(pieces):
+            piece = Span(
+                span.start_ms + span.length_ms * number // pieces,
+                span.start_ms + span.length_ms * (number + 1) // pieces,
+            )
+            if window and (
+                piece.end_ms - window[0].start_ms > WINDOW_MS
+                or piece.start_ms - window[-1].end_ms > GAP_MS
+            ):
+                yield _Window(window)
+                window = []
+            window.append(piece)
+    if window:
+        yield _Window(window)
+
+
+def _split(heard: _Decoded, window: _Window, language: str) -> Iterator[HeardSegment]:
+    """One segment per stretch of speech in `window`: Whisper gives one for all of it."""
+
+    def made(text: str, span: Span, words: tuple[HeardWord, ...] | None) -> Iterator[HeardSegment]:
+        if text.strip():
+            known = [word.confidence for word in words or () if word.confidence is not None]
+            yield HeardSegment(
+                text=text.strip(),
+                start_ms=span.start_ms,
+                end_ms=span.end_ms,
+                language=language,
+                confidence=round(sum(known) / len(known), 4) if known else None,
+                no_speech=heard.no_speech,
+                logprob=heard.logprob,
+                words=words,
+            )
+
+    spans, bounds = window.spans, window.bounds
+    if not heard.words:
+        yield from made(heard.text, bounds, None)
+        return
+    placed: list[list[tuple[str, HeardWord]]] = [[] for _ in spans]
+    number = 0
+    for text, word in heard.words:
+        assert word.start_ms is not None
+        assert word.end_ms is not None
+        middle = bounds.start_ms + (word.start_ms + word.end_ms) // 2
+        # A word belongs to the stretch nearest to its middle; words never go back.
+        while number + 1 < len(spans) and middle - spans[number].end_ms > max(
+            0, spans[number + 1].start_ms - middle
+        ):
+            number += 1
+        # It ends where the stretch does: attention alone stretches words over silence.
+        first, last = spans[number]
+        start = min(max(bounds.start_ms + word.start_ms, first), last)
+        end = min(max(bounds.start_ms + word.end_ms, start), last)
+        placed[number].append((text, replace(word, start_ms=start, end_ms=end)))
+    for entries in placed:
+        if not entries:
+            continue
+        words = tuple(word for _, word in entries)
+        span = Span(min(w.start_ms or 0 for w in words), max(w.end_ms or 0 for w in words))
+        yield from made("".join(text for text, _ in entries), span, words)
