@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench hostile clean stack-up stack-down stack-status chaos outage help
+.PHONY: demo test check bench hostile transcribe-extra clean stack-up stack-down stack-status chaos outage help
 
 help:
 	@echo "make demo    ten sample calls through the whole path, on this machine, nothing before it"
 	@echo "make test    checks and tests; real Kafka, S3 and ClickHouse where they can be had"
 	@echo "make check   ruff and mypy only"
+	@echo "make transcribe-extra   WhisperX and torch, 8 GB: with them their tests run too"
 	@echo "make bench   the figures of docs/benchmarks.md"
 	@echo "make stack-up, stack-status, stack-down   Kafka, S3, ClickHouse and a schema registry on this machine"
 	@echo "make hostile AUDIO=10000 AVRO=1000000   mutated recordings and messages; SEED repeats one"
@@ -19,7 +20,8 @@ help:
 demo: $(VENV)/.core
 	@$(BIN)/callstream demo
 
-test: check
+# The extra `transcribe` takes 8 GB: CI tests it always, elsewhere whoever has it.
+test: check $(if $(filter true,$(CI)),$(VENV)/.transcribe)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
@@ -53,6 +55,13 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing with the development tools into $(VENV) (once)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.core $@
+
+transcribe-extra: $(VENV)/.transcribe
+
+$(VENV)/.transcribe: $(VENV)/.dev pyproject.toml constraints.txt
+	@echo "installing WhisperX and torch into $(VENV) (8 GB, once)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[transcribe]'
+	@touch $@
 
 hostile: $(VENV)/.dev
 	@$(BIN)/python -m tests.hostile --audio $(or $(AUDIO),10000) --avro $(or $(AVRO),1000000) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))

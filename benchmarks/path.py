@@ -32,6 +32,7 @@ from services.runtime.observe import configure_logs
 from services.serve import Running, embedded
 from services.settings import Settings, load
 from services.transcribe.choice import choose
+from services.transcribe.engine import Asked
 from services.transcribe.vad import Vad
 
 RATE_HZ = 16_000
@@ -73,7 +74,7 @@ def bare(settings: Settings, files: Sequence[Path]) -> float:
     for path in files:
         for channel in decode(path):
             spans = vad.speech(channel, settings.transcribe.vad).padded
-            engine.transcribe(channel, spans, None, ("en",))
+            engine.transcribe(channel, spans, Asked(hints=("en",)))
     return time.perf_counter() - began
 
 

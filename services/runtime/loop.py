@@ -70,8 +70,6 @@ class _Work:
     """When a message of a retry tier is due, by the stage's clock."""
     replay: bool = False
     """It gives way to live calls."""
-    returns: bool = False
-    """It goes back to where it does, when it is due."""
     batch: list[_Work] | None = None
     """Who works on it now; what an earlier batch has left to say of it counts no more."""
     discarded: bool = False
@@ -158,6 +156,7 @@ class _Loop:
         self._stage, self._log, self._codec, self._stop = stage, log, codec, stop
         self._observer, self._policy, self._clock = observer, policy, clock
         self._held: dict[TopicPartition, deque[_Work]] = {}
+        self._returning: list[_Work] = []
         self._running = 0
         self._replaying = False
         self._replay_began = 0.0
@@ -263,8 +262,9 @@ class _Loop:
             if self._is_others(message):
                 work.records = []
                 continue
-            work.returns = returns(self._stage, message)
-            if not (work.replay or made_by_replay or work.returns):
+            if returns(self._stage, message):
+                self._returning.append(work)
+            elif not (work.replay or made_by_replay):
                 self._live_at = now
             if from_tier(self._stage, message):
                 # No message waits longer than its tier, whatever its header says.
@@ -336,10 +336,7 @@ class _Loop:
 
     def _hand_out(self) -> None:
         now, now_ms = time.monotonic(), self._now_ms()
-        for works in self._held.values():
-            for work in works:
-                if work.returns and work.records is None and work.due_ms <= now_ms:
-                    work.records = [returned(work.message, now_ms)]
+        self._returning = [work for work in self._returning if not self._returned(work, now_ms)]
         unfinished = [
             work
             for works in self._held.values()
@@ -351,6 +348,12 @@ class _Loop:
         rests = now < self._replay_rests_until
         if not self._replaying and not rests and all(work.replay for work in unfinished):
             self._hand_out_replays(unfinished)
+
+    def _returned(self, work: _Work, now_ms: int) -> bool:
+        """Send a request to replay that has waited back, when it is due; whether that is over."""
+        if work.due_ms <= now_ms and not work.discarded:
+            work.records = [returned(work.message, now_ms)]
+        return work.discarded or work.records is not None
 
     def _hand_out_replays(self, ready: list[_Work]) -> None:
         ready.sort(key=lambda work: work.ready_at)

@@ -35,6 +35,8 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
             return _pocketsphinx(f"{asked_by} asks for it")
         case "faster-whisper":
             return _whisper(settings)
+        case "whisperx":
+            return _whisperx(settings)
         case "auto":
             try:
                 return _whisper(settings)
@@ -116,6 +118,15 @@ def _whisper(settings: TranscribeSettings) -> Chosen:
     folder, where = locate(settings)
     engine = FasterWhisperEngine(folder, settings)
     return Chosen(engine, f"faster-whisper {engine.identity.model}: {where}")
+
+
+def _whisperx(settings: TranscribeSettings) -> Chosen:
+    from services.transcribe.faster_whisper_engine import locate
+    from services.transcribe.whisperx_engine import WhisperXEngine
+
+    folder, where = locate(settings)
+    engine = WhisperXEngine(folder, settings)
+    return Chosen(engine, f"whisperx {engine.identity.model}: {where}")
 
 
 def _pocketsphinx(why: str) -> Chosen:

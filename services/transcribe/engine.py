@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from schemas.events import Degradation
 from schemas.events import Engine as Identity
 from services.transcribe.spans import Span
 
@@ -58,6 +59,24 @@ class Heard:
     """BCP 47 primary tag of most of the speech."""
     language_confidence: float | None = None
     """0.0 to 1.0; None where the engine gives none."""
+    degradations: tuple[Degradation, ...] = ()
+    """What could not be done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How a channel is to be listened to."""
+
+    language: str | None = None
+    """Primary tag of what is spoken; None: the engine tells by itself."""
+    hints: tuple[str, ...] = ()
+    """Primary tags that are likelier than others."""
+    replay: bool = False
+    """Whether it gives way to live calls, where both want a device. It changes no result."""
+
+
+NOTHING_KNOWN = Asked()
+"""A live call of which nobody says what is spoken."""
 
 
 class Engine(Protocol):
@@ -75,15 +94,13 @@ class Engine(Protocol):
         self,
         audio: Samples,
         spans: Sequence[Span],
-        language: str | None = None,
-        hints: Sequence[str] = (),
+        asked: Asked = NOTHING_KNOWN,
     ) -> Heard:
         """What is said within `spans` of `audio` (mono, 16 kHz, -1.0 to 1.0).
 
         `spans` are sorted, disjoint and within the audio; no spans give no segments. Pauses of up
         to two seconds between spans may be listened to as well: what must not be heard is zero in
-        `audio`. `language` (a primary tag) is what is spoken; without it
-        the engine tells by itself, and `hints` are the tags more likely than others.
+        `audio`.
 
         Every segment has text, lies within the audio, and starts no earlier than the one before.
         The same input gives an equal result. What the engine's library raises passes through: it

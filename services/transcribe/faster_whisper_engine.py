@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import ctranslate2
 import faster_whisper
@@ -17,10 +19,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from schemas.events import Engine as Identity
 from services.runtime.errors import Transient
 from services.transcribe.batches import Usage
-from services.transcribe.engine import Heard, Samples
+from services.transcribe.engine import NOTHING_KNOWN, Asked, Heard, Samples
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
 from services.transcribe.whisper import GAP_MS, Whisper
+
+# Of the windows that a GPU decodes at once.
+_GPU_BATCH = 16
 
 
 class FasterWhisperEngine:
@@ -31,44 +36,15 @@ class FasterWhisperEngine:
 
     def __init__(self, folder: Path, settings: TranscribeSettings) -> None:
         """Loads the model in `folder`; blocks for seconds. Raises ValueError where it cannot be."""
-        device = settings.device
-        if device == "auto":
-            device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
-        compute_type = settings.compute_type
-        if compute_type == "auto":
-            compute_type = "float16" if device == "cuda" else "int8"
-        if not (folder / "tokenizer.json").is_file():
-            raise ValueError(
-                f"transcribe.model_dir={str(folder)!r} holds no tokenizer.json; "
-                "copy the whole model folder"
-            )
-        try:
-            model = faster_whisper.WhisperModel(
-                str(folder),
-                device=device,
-                compute_type=compute_type,
-                cpu_threads=settings.cpu_threads,
-                local_files_only=True,
-            )
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"the Whisper model in {str(folder)!r} cannot be loaded with "
-                f"transcribe.device={device!r}, transcribe.compute_type={compute_type!r}: {error}"
-            ) from error
-        self._whisper = Whisper(model, beam_size=settings.beam_size, batch_size=settings.batch_size)
+        model, made_of = loaded(faster_whisper.WhisperModel, folder, settings)
+        self._whisper = Whisper(
+            model, beam_size=settings.beam_size, batch_size=int(made_of.options["batch_size"])
+        )
         self.languages: Collection[str] | None = self._whisper.languages
-        self.identity = Identity(
+        self.identity = replace(
+            made_of,
             name="faster-whisper",
             version=f"{version('faster-whisper')} (ctranslate2 {version('ctranslate2')})",
-            model=folder.name if settings.model_dir is not None else settings.model,
-            model_revision=_revision(folder),
-            device=device,
-            options={
-                "compute_type": compute_type,
-                "beam_size": str(settings.beam_size),
-                "batch_size": str(settings.batch_size),
-                "window_gap_ms": str(GAP_MS),
-            },
         )
 
     @property
@@ -80,10 +56,56 @@ class FasterWhisperEngine:
         self,
         audio: Samples,
         spans: Sequence[Span],
-        language: str | None = None,
-        hints: Sequence[str] = (),
+        asked: Asked = NOTHING_KNOWN,
     ) -> Heard:
-        return self._whisper.transcribe(audio, spans, language, hints)
+        return self._whisper.transcribe(audio, spans, asked)
+
+
+def loaded(
+    kind: Callable[..., Any], folder: Path, settings: TranscribeSettings
+) -> tuple[Any, Identity]:
+    """The model in `folder` as `kind`, and what of its engine's identity follows from it.
+
+    Blocks for seconds. Raises ValueError where it cannot be.
+    """
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+    compute_type = settings.compute_type
+    if compute_type == "auto":
+        compute_type = "float16" if device == "cuda" else "int8"
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(
+            f"transcribe.model_dir={str(folder)!r} holds no tokenizer.json; "
+            "copy the whole model folder"
+        )
+    try:
+        model = kind(
+            str(folder),
+            device=device,
+            compute_type=compute_type,
+            cpu_threads=settings.cpu_threads,
+            local_files_only=True,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the Whisper model in {str(folder)!r} cannot be loaded with "
+            f"transcribe.device={device!r}, transcribe.compute_type={compute_type!r}: {error}"
+        ) from error
+    identity = Identity(
+        name="",
+        version="",
+        model=folder.name if settings.model_dir is not None else settings.model,
+        model_revision=_revision(folder),
+        device=device,
+        options={
+            "compute_type": compute_type,
+            "beam_size": str(settings.beam_size),
+            "batch_size": str(settings.batch_size or (_GPU_BATCH if device == "cuda" else 1)),
+            "window_gap_ms": str(GAP_MS),
+        },
+    )
+    return model, identity
 
 
 def locate(settings: TranscribeSettings) -> tuple[Path, str]:
@@ -110,22 +132,31 @@ def locate(settings: TranscribeSettings) -> tuple[Path, str]:
         return Path(download_model(name, local_files_only=True)), "its model is in the cache"
     except (LocalEntryNotFoundError, OSError):
         pass
-    mend = "set transcribe.model_dir to a folder that holds it, or let the hub be reached"
+    why = silent_hub(settings.hub_timeout_s)
+    if why is None:
+        try:
+            return Path(download_model(name)), "its model was fetched from the hub"
+        except (HfHubHTTPError, OSError) as error:
+            why = f"the hub cannot be reached ({type(error).__name__})"
+    raise Transient(
+        "model_missing",
+        f"transcribe.model={name!r} is not in the cache and {why}; set transcribe.model_dir to a "
+        "folder that holds it, or let the hub be reached",
+    )
+
+
+def silent_hub(timeout_s: float) -> str | None:
+    """Why nothing can be had from the model hub; None where it answers.
+
+    The hub's own client retries for minutes; one plain question bounds the wait.
+    """
     if constants.HF_HUB_OFFLINE:
-        raise Transient(
-            "model_missing",
-            f"transcribe.model={name!r} is not in the cache and HF_HUB_OFFLINE is set; {mend}",
-        )
+        return "HF_HUB_OFFLINE is set"
     try:
-        # The hub's own client retries for minutes; one plain question bounds the wait.
-        httpx.head(constants.ENDPOINT, timeout=settings.hub_timeout_s)
-        return Path(download_model(name)), "its model was fetched from the hub"
-    except (httpx.HTTPError, HfHubHTTPError, OSError) as error:
-        raise Transient(
-            "model_missing",
-            f"transcribe.model={name!r} is not in the cache and the hub cannot be reached "
-            f"({type(error).__name__}); {mend}",
-        ) from error
+        httpx.head(constants.ENDPOINT, timeout=timeout_s)
+    except httpx.HTTPError as error:
+        return f"the hub cannot be reached ({type(error).__name__})"
+    return None
 
 
 def _revision(folder: Path) -> str:

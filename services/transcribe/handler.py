@@ -15,11 +15,14 @@ from services.runtime.observe import logger
 from services.runtime.process import way_given
 from services.runtime.stage import Envelope, Output, Stage, each, utc_now
 from services.transcribe.choice import Chosen, ReplayEngines
-from services.transcribe.engine import Engine, Heard, Samples
+from services.transcribe.engine import NOTHING_KNOWN, Asked, Engine, Heard, Samples
 from services.transcribe.settings import OPTIONS, TranscribeSettings, with_options
 from services.transcribe.spans import Span
 from services.transcribe.transcriber import Transcriber
 from services.transcribe.vad import Vad
+
+# Calls at work at once where they share a GPU.
+_GPU_WORKERS = 16
 
 
 def stage(
@@ -61,7 +64,7 @@ def stage(
         if envelope.generation and envelope.message.topic == topics.RECORDED:
             return [way_given("transcribe", envelope)]
         by = overridden(envelope) if envelope.options else transcriber
-        transcript = by.transcribe(envelope.event, clock())
+        transcript = by.transcribe(envelope.event, clock(), replay=envelope.generation > 0)
         return [] if transcript is None else [Output(transcript)]
 
     return Stage(
@@ -69,7 +72,7 @@ def stage(
         sources=(topics.RECORDED,),
         targets=(topics.TRANSCRIBED, topics.REPLAY),
         handle=each(handle),
-        workers=settings.workers,
+        workers=settings.workers or (_GPU_WORKERS if identity.device == "cuda" else 1),
         options=tuple(OPTIONS),
     )
 
@@ -93,11 +96,10 @@ class _Timed:
         self,
         audio: Samples,
         spans: Sequence[Span],
-        language: str | None = None,
-        hints: Sequence[str] = (),
+        asked: Asked = NOTHING_KNOWN,
     ) -> Heard:
         started = time.monotonic()
         try:
-            return self.engine.transcribe(audio, spans, language, hints)
+            return self.engine.transcribe(audio, spans, asked)
         finally:
             self.took(time.monotonic() - started)

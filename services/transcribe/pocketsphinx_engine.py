@@ -19,8 +19,10 @@ from pocketsphinx import Decoder
 
 from schemas.events import Engine as Identity
 from services.transcribe.engine import (
+    NOTHING_KNOWN,
     RATE_HZ,
     UNDETERMINED,
+    Asked,
     Heard,
     HeardSegment,
     HeardWord,
@@ -57,11 +59,10 @@ class PocketSphinxEngine:
         self,
         audio: Samples,
         spans: Sequence[Span],
-        language: str | None = None,
-        hints: Sequence[str] = (),
+        asked: Asked = NOTHING_KNOWN,
     ) -> Heard:
         heard = [found for span in spans if (found := self._utterance(audio, span))]
-        told = language == "en" or (language is None and tuple(hints) == ("en",))
+        told = asked.language == "en" or (asked.language is None and asked.hints == ("en",))
         sure = [word.confidence or 0.0 for found in heard for word in found.words or ()]
         if sure and not told and sum(sure) / len(sure) < SURE:
             # One segment of foreign speech may fit English words well; a channel of it does not.

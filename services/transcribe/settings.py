@@ -74,10 +74,11 @@ class TranscribeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    engine: Literal["auto", "faster-whisper", "pocketsphinx", "stub"] = Field(
+    engine: Literal["auto", "faster-whisper", "whisperx", "pocketsphinx", "stub"] = Field(
         default="auto",
         description="What listens. auto: faster-whisper where its model can be had, else "
-        "PocketSphinx (English only). stub: no recognition, for load tests.",
+        "PocketSphinx (English only). whisperx: the same Whisper, its words placed by alignment "
+        "models; needs the extra `transcribe`. stub: no recognition, for load tests.",
     )
     model: str = Field(
         default="small",
@@ -87,6 +88,11 @@ class TranscribeSettings(BaseModel):
     model_dir: Path | None = Field(
         default=None,
         description="Folder of a CTranslate2 Whisper model; goes before `model`, no hub used.",
+    )
+    align_models: Mapping[str, str] = Field(
+        default={},
+        description="whisperx only: language -> folder of a wav2vec2 alignment model, or its name "
+        "on the hub, in place of WhisperX's own choice.",
     )
     hub_timeout_s: float = Field(
         default=10.0,
@@ -104,7 +110,10 @@ class TranscribeSettings(BaseModel):
     )
     beam_size: int = Field(default=5, ge=1, description="Whisper's beam; 1 is greedy and faster.")
     batch_size: int = Field(
-        default=1, ge=1, description="Chunks decoded together; above 1 pays on a GPU only."
+        default=0,
+        ge=0,
+        description="Windows of 30 s, of all calls at work, that are decoded together; "
+        "0: 16 on a GPU, 1 elsewhere, where more is no faster.",
     )
     language: str | None = Field(
         default=None,
@@ -132,13 +141,19 @@ class TranscribeSettings(BaseModel):
         "of scratch. A recording beyond it is refused.",
     )
     cache: bool = Field(default=True, description="Whether results are kept beside the audio.")
-    workers: int = Field(default=1, ge=1, description="Calls handled at once.")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="Calls handled at once, which share the engine's batches; 0: 16 where it runs "
+        "on a GPU, 1 elsewhere.",
+    )
 
 
 def with_options(settings: TranscribeSettings, options: Mapping[str, str]) -> TranscribeSettings:
     """`settings` as a replay overrides them. Raises Invalid for an option or value that is none.
 
-    A model asked for is faster-whisper's: with `engine` auto, no other takes its place.
+    A model asked for is a Whisper's: with `engine` auto it is faster-whisper that loads it, and no
+    other engine takes its place.
     """
     refuse_unknown_options("transcribe", OPTIONS, options)
     try:
@@ -152,10 +167,11 @@ def with_options(settings: TranscribeSettings, options: Mapping[str, str]) -> Tr
     wanted = settings.model_copy(update={name: getattr(asked, name) for name in options})
     if "model" not in options:
         return wanted
-    if wanted.engine not in ("auto", "faster-whisper"):
+    if wanted.engine not in ("auto", "faster-whisper", "whisperx"):
         raise Invalid(
             "unknown_option",
             f"transcribe cannot take option model={wanted.model!r}: {wanted.engine} has no models; "
             "ask for engine=faster-whisper too",
         )
-    return wanted.model_copy(update={"engine": "faster-whisper", "model_dir": None})
+    engine = "faster-whisper" if wanted.engine == "auto" else wanted.engine
+    return wanted.model_copy(update={"engine": engine, "model_dir": None})

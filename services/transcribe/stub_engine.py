@@ -8,7 +8,15 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from schemas.events import Engine as Identity
-from services.transcribe.engine import RATE_HZ, UNDETERMINED, Heard, HeardSegment, Samples
+from services.transcribe.engine import (
+    NOTHING_KNOWN,
+    RATE_HZ,
+    UNDETERMINED,
+    Asked,
+    Heard,
+    HeardSegment,
+    Samples,
+)
 from services.transcribe.spans import Span
 
 _WORDS = (
@@ -28,10 +36,9 @@ class StubEngine:
         self,
         audio: Samples,
         spans: Sequence[Span],
-        language: str | None = None,
-        hints: Sequence[str] = (),
+        asked: Asked = NOTHING_KNOWN,
     ) -> Heard:
-        tag = language or next(iter(hints), UNDETERMINED)
+        tag = asked.language or next(iter(asked.hints), UNDETERMINED)
         return Heard(segments=tuple(_segment(audio, span, tag) for span in spans), language=tag)
 
 

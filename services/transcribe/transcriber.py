@@ -26,7 +26,7 @@ from services.transcribe import cache
 from services.transcribe.cache import ChannelResult, Question, RecordingResult
 from services.transcribe.channels import Speakers, same_audio, speakers, unpack
 from services.transcribe.choice import Chosen
-from services.transcribe.engine import RATE_HZ, UNDETERMINED, Heard, Samples, primary_tag
+from services.transcribe.engine import RATE_HZ, UNDETERMINED, Asked, Heard, Samples, primary_tag
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, joined, total_ms, within, without
 from services.transcribe.trust import flags
@@ -46,8 +46,12 @@ class Transcriber:
     chosen: Chosen
     vad: Vad
 
-    def transcribe(self, event: CallRecorded, now: datetime) -> CallTranscribed | None:
+    def transcribe(
+        self, event: CallRecorded, now: datetime, *, replay: bool = False
+    ) -> CallTranscribed | None:
         """The transcript of `event`'s recordings; None where it has none to be made from.
+
+        A `replay` gives way to live calls on the engine's device.
 
         Raises Invalid where audio is gone, changed or undecodable, Transient where the store does
         not answer.
@@ -55,10 +59,10 @@ class Transcriber:
         if not event.recordings:
             return None
         masks = self._masks(event)
-        language, hints = self._languages(event)
-        results = [self._heard(recording, masks, language, hints) for recording in event.recordings]
+        asked = replace(self._asked(event), replay=replay)
+        results = [self._heard(recording, masks, asked) for recording in event.recordings]
         return self._published(
-            event, now, masks, language, hints, [r for r, _ in results], all(c for _, c in results)
+            event, now, masks, asked, [r for r, _ in results], all(c for _, c in results)
         )
 
     def _masks(self, event: CallRecorded) -> list[Masked]:
@@ -71,26 +75,25 @@ class Transcriber:
         ]
         return sorted(found, key=lambda m: (m.start_ms, m.end_ms, m.kind))
 
-    def _languages(self, event: CallRecorded) -> tuple[str | None, tuple[str, ...]]:
-        """What is spoken where the settings say so, and the tags that the platform believes."""
+    def _asked(self, event: CallRecorded) -> Asked:
+        """What is spoken where the settings say so, or the tags that the platform believes."""
         if self.settings.language is not None:
-            return primary_tag(self.settings.language), ()
+            return Asked(language=primary_tag(self.settings.language))
         tags = [primary_tag(tag) for tag in event.call.language_hints]
-        return None, tuple(dict.fromkeys(tag for tag in tags if tag != UNDETERMINED))
+        return Asked(hints=tuple(dict.fromkeys(tag for tag in tags if tag != UNDETERMINED)))
 
-    def _unsupported(self, language: str | None, hints: Sequence[str]) -> tuple[list[str], bool]:
+    def _unsupported(self, asked: Asked) -> tuple[list[str], bool]:
         """Languages of the call that are beyond the engine, and whether they are all it has."""
         supported = self.chosen.engine.languages
-        asked = [language] if language is not None else list(hints)
-        beyond = [tag for tag in asked if supported is not None and tag not in supported]
-        return beyond, bool(beyond) and beyond == asked
+        tags = [asked.language] if asked.language is not None else list(asked.hints)
+        beyond = [tag for tag in tags if supported is not None and tag not in supported]
+        return beyond, bool(beyond) and beyond == tags
 
     def _heard(
         self,
         recording: StoredRecording,
         masks: Sequence[Masked],
-        language: str | None,
-        hints: Sequence[str],
+        asked: Asked,
     ) -> tuple[RecordingResult, bool]:
         """What is heard in a recording, and whether that was known before."""
         # An erased call's audio is gone for ever, and stored audio is there before the event that
@@ -110,8 +113,8 @@ class Transcriber:
             sha256=recording.sha256,
             container=recording.container,
             engine=self.chosen.engine.identity,
-            language=language,
-            hints=hints,
+            language=asked.language,
+            hints=asked.hints,
             masks=local,
             vad=self.settings.vad,
         )
@@ -134,8 +137,10 @@ class Transcriber:
             audio = unpack(
                 source, recording.container, Path(name), local, self.settings.max_channel_s
             )
-            result = self._listened(audio, local, language, hints)
-        if self.settings.cache:
+            result = self._listened(audio, local, asked)
+        # What could be made in part only may be whole the next time.
+        partly = any(channel.heard and channel.heard.degradations for channel in result.channels)
+        if self.settings.cache and not partly:
             cache.store(self.objects, question, result)
         return result, False
 
@@ -143,10 +148,9 @@ class Transcriber:
         self,
         audio: Sequence[Samples],
         masks: Sequence[Span],
-        language: str | None,
-        hints: Sequence[str],
+        asked: Asked,
     ) -> RecordingResult:
-        _, beyond_all = self._unsupported(language, hints)
+        _, beyond_all = self._unsupported(asked)
         channels: list[ChannelResult] = []
         for samples, original in zip(audio, same_audio(audio), strict=True):
             if original is not None:
@@ -159,11 +163,7 @@ class Transcriber:
             ]
             heard = None
             if not beyond_all:
-                heard = (
-                    self.chosen.engine.transcribe(samples, spans, language, hints)
-                    if spans
-                    else Heard()
-                )
+                heard = self.chosen.engine.transcribe(samples, spans, asked) if spans else Heard()
             channels.append(
                 ChannelResult(speech_ms=total_ms(without(voiced.spans, masks)), heard=heard)
             )
@@ -175,8 +175,7 @@ class Transcriber:
         event: CallRecorded,
         now: datetime,
         masks: list[Masked],
-        language: str | None,
-        hints: Sequence[str],
+        asked: Asked,
         results: Sequence[RecordingResult],
         cached: bool,
     ) -> CallTranscribed:
@@ -200,12 +199,13 @@ class Transcriber:
                 )
                 if channel.heard is not None:
                     heard.append(channel.heard)
+                    problems += [(it.kind, it.reason) for it in channel.heard.degradations]
                     segments += self._segments(event, recording, number, who, channel.heard)
         extents = [
             Span(0, result.duration_ms).shifted(recording.start_offset_ms)
             for recording, result in zip(event.recordings, results, strict=True)
         ]
-        beyond, beyond_all = self._unsupported(language, hints)
+        beyond, beyond_all = self._unsupported(asked)
         if beyond:
             effect = (
                 "no text was made up in another language"

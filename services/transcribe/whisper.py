@@ -7,9 +7,10 @@ threads meanwhile.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import ctranslate2
 import numpy as np
@@ -20,7 +21,9 @@ from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
 from services.transcribe.batches import Batches, OutOfMemory, Usage
 from services.transcribe.engine import (
+    NOTHING_KNOWN,
     RATE_HZ,
+    Asked,
     Heard,
     HeardSegment,
     HeardWord,
@@ -67,6 +70,8 @@ class _Decode:
     """To be decoded: a window in a language."""
 
     language: str
+    words: bool
+    """Whether its words are to be placed by what the decoder attends to."""
     length_ms: int
     features: Features | None
     encoded: npt.NDArray[Any] | None = None
@@ -84,12 +89,27 @@ class _Encoded:
     probabilities: Mapping[str, float]
 
 
+PlacedWord = tuple[str, HeardWord]
+"""A word as it stands in the text, with the space before it; and the word, ms since the window's
+start."""
+
+
+class Aligner(Protocol):
+    """Places the words of a text that is known, by a model of the language's sounds."""
+
+    def knows(self, language: str) -> bool:
+        """Whether there is such a model; loading it may take long."""
+
+    def align(self, samples: Samples, text: str, language: str) -> Sequence[PlacedWord]:
+        """The words of `text`, which is said in `samples`; none where they cannot be placed."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """What is said in a window. Words, with the space before them, have ms since its start."""
+    """What is said in a window. Without words where an aligner is to place them."""
 
     text: str
-    words: tuple[tuple[str, HeardWord], ...]
+    words: tuple[PlacedWord, ...]
     logprob: float
     no_speech: float
 
@@ -101,9 +121,20 @@ class Whisper:
     text (it spreads loops) and no no-speech cut: what may be invented is left to be flagged.
     """
 
-    def __init__(self, model: Any, *, beam_size: int, batch_size: int) -> None:
-        """`model` is a loaded `faster_whisper.WhisperModel`, or what derives from it."""
-        self._model, self._beam_size = model, beam_size
+    def __init__(
+        self,
+        model: Any,
+        *,
+        beam_size: int,
+        batch_size: int,
+        aligner: Aligner | None = None,
+    ) -> None:
+        """`model` is a loaded `faster_whisper.WhisperModel`, or what derives from it.
+
+        Words of languages that `aligner` knows get their times from it, others from what the
+        decoder attends to.
+        """
+        self._model, self._beam_size, self._aligner = model, beam_size, aligner
         self._multilingual = bool(model.model.is_multilingual)
         # The library lists languages that older models have no token for.
         self.languages: Collection[str] = frozenset(
@@ -127,20 +158,21 @@ class Whisper:
         self,
         audio: Samples,
         spans: Sequence[Span],
-        language: str | None = None,
-        hints: Sequence[str] = (),
-        *,
-        replay: bool = False,
+        asked: Asked = NOTHING_KNOWN,
     ) -> Heard:
         """As `Engine.transcribe`; a replay is heard where no live call has anything to be heard."""
         windows = list(_windows(spans))
         told: list[Told] = []
         found: list[HeardSegment] = []
-        steps = self._steps(audio, windows, language, hints, told, replay)
-        decoded = self._batches.each(steps, replay=replay)
+        steps = self._steps(audio, windows, asked, told)
+        decoded = self._batches.each(steps, replay=asked.replay)
         for number, heard in enumerate(decoded):
             assert isinstance(heard, _Decoded)
-            found += _split(heard, windows[number], told[number].language)
+            window, language_of = windows[number], told[number].language
+            words: Sequence[PlacedWord] = heard.words
+            if not words and self._aligner is not None and heard.text.strip():
+                words = self._aligner.align(_cut(audio, window.bounds), heard.text, language_of)
+            found += _split(heard, words, window, language_of)
         spoken = most((this, w.speech_ms) for this, w in zip(told, windows, strict=True))
         return Heard(
             segments=tuple(found),
@@ -152,35 +184,39 @@ class Whisper:
         self,
         audio: Samples,
         windows: Sequence[_Window],
-        language: str | None,
-        hints: Sequence[str],
+        asked: Asked,
         told: list[Told],
-        replay: bool,
     ) -> Iterator[_Decode]:
         """Each window with its language, which is put into `told` before."""
-        if language is not None or not self._multilingual:
-            tag = language or "en"
+        if asked.language is not None or not self._multilingual:
+            tag = asked.language or "en"
             for window in windows:
                 told.append(Told(tag, None))
-                yield _Decode(tag, window.bounds.length_ms, self._features(audio, window))
+                features = self._features(audio, window)
+                yield _Decode(tag, self._places(tag), window.bounds.length_ms, features)
             return
 
         def encoded(numbers: Sequence[int]) -> Iterator[_Encoded]:
             steps = (_Tell(self._features(audio, windows[number])) for number in numbers)
-            for answer in self._batches.each(steps, replay=replay):
+            for answer in self._batches.each(steps, replay=asked.replay):
                 assert isinstance(answer, _Encoded)
                 yield answer
 
         first = telling([window.speech_ms for window in windows])
         known = dict(zip(first, encoded(first), strict=True))
         main = main_of(
-            ((it.probabilities, windows[number].speech_ms) for number, it in known.items()), hints
+            ((it.probabilities, windows[number].speech_ms) for number, it in known.items()),
+            asked.hints,
         )
         others = encoded([number for number in range(len(windows)) if number not in known])
         for number, window in enumerate(windows):
             this = known.pop(number) if number in known else next(others)
-            told.append(of_window(this.probabilities, window.speech_ms, main, hints))
-            yield _Decode(told[-1].language, window.bounds.length_ms, None, this.values)
+            told.append(of_window(this.probabilities, window.speech_ms, main, asked.hints))
+            tag = told[-1].language
+            yield _Decode(tag, self._places(tag), window.bounds.length_ms, None, this.values)
+
+    def _places(self, language: str) -> bool:
+        return self._aligner is None or not self._aligner.knows(language)
 
     def _features(self, audio: Samples, window: _Window) -> Features:
         # The window alone is looked at: what lies beside it is not listened to.
@@ -246,13 +282,13 @@ class Whisper:
 
     def _words(
         self, steps: Sequence[_Decode], tokens: Sequence[list[int]], encoded: Any
-    ) -> dict[int, list[tuple[str, HeardWord]]]:
+    ) -> dict[int, list[PlacedWord]]:
         """Number of a step -> its words, by what the decoder attended to."""
         groups: dict[str, list[int]] = {}
         for at, step in enumerate(steps):
-            if tokens[at]:
+            if tokens[at] and step.words:
                 groups.setdefault(step.language, []).append(at)
-        words: dict[int, list[tuple[str, HeardWord]]] = {}
+        words: dict[int, list[PlacedWord]] = {}
         for language, numbers in groups.items():
             # Only what is off the device can be parted; what is on it is all of one language.
             values = [value for at in numbers if (value := steps[at].encoded) is not None]
@@ -276,14 +312,14 @@ def _kind(step: _Step) -> Hashable:
     """Steps of one kind are run together. Windows that come encoded may differ in language."""
     if isinstance(step, _Tell):
         return "tell"
-    return "encoded" if step.encoded is not None else step.language
+    return "encoded" if step.encoded is not None else (step.language, step.words)
 
 
 def _stored(values: Sequence[npt.NDArray[Any]]) -> Any:
     return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.stack(values)))
 
 
-def _word(timing: Mapping[str, Any]) -> tuple[str, HeardWord]:
+def _word(timing: Mapping[str, Any]) -> PlacedWord:
     start = max(0, round(float(timing["start"]) * 1000))
     word = HeardWord(
         text=timing["word"].strip(),
@@ -321,32 +357,36 @@ def _windows(spans: Sequence[Span]) -> Iterator[_Window]:
         yield _Window(window)
 
 
-def _split(heard: _Decoded, window: _Window, language: str) -> Iterator[HeardSegment]:
+def _split(
+    heard: _Decoded, placed_words: Sequence[PlacedWord], window: _Window, language: str
+) -> Iterator[HeardSegment]:
     """One segment per stretch of speech in `window`: Whisper gives one for all of it."""
 
     def made(text: str, span: Span, words: tuple[HeardWord, ...] | None) -> Iterator[HeardSegment]:
         if text.strip():
             known = [word.confidence for word in words or () if word.confidence is not None]
+            certainty = math.exp(heard.logprob)  # the mean of its tokens
             yield HeardSegment(
                 text=text.strip(),
                 start_ms=span.start_ms,
                 end_ms=span.end_ms,
                 language=language,
-                confidence=round(sum(known) / len(known), 4) if known else None,
+                confidence=round(sum(known) / len(known) if known else certainty, 4),
                 no_speech=heard.no_speech,
                 logprob=heard.logprob,
                 words=words,
             )
 
     spans, bounds = window.spans, window.bounds
-    if not heard.words:
+    if not placed_words:
         yield from made(heard.text, bounds, None)
         return
-    placed: list[list[tuple[str, HeardWord]]] = [[] for _ in spans]
+    placed: list[list[PlacedWord]] = [[] for _ in spans]
     number = 0
-    for text, word in heard.words:
-        assert word.start_ms is not None
-        assert word.end_ms is not None
+    for text, word in placed_words:
+        if word.start_ms is None or word.end_ms is None:
+            placed[number].append((text, word))
+            continue
         middle = bounds.start_ms + (word.start_ms + word.end_ms) // 2
         # A word belongs to the stretch nearest to its middle; words never go back.
         while number + 1 < len(spans) and middle - spans[number].end_ms > max(
@@ -362,5 +402,7 @@ def _split(heard: _Decoded, window: _Window, language: str) -> Iterator[HeardSeg
         if not entries:
             continue
         words = tuple(word for _, word in entries)
-        span = Span(min(w.start_ms or 0 for w in words), max(w.end_ms or 0 for w in words))
+        starts = [word.start_ms for word in words if word.start_ms is not None]
+        ends = [word.end_ms for word in words if word.end_ms is not None]
+        span = Span(min(starts), max(ends)) if starts and ends else bounds
         yield from made("".join(text for text, _ in entries), span, words)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from schemas.events import Engine as Identity
-from services.transcribe.engine import Heard, HeardSegment, Samples
+from services.transcribe.engine import NOTHING_KNOWN, Asked, Heard, HeardSegment, Samples
 from services.transcribe.spans import Span
 
 
@@ -30,8 +30,7 @@ class FakeEngine:
         self,
         audio: Samples,
         spans: Sequence[Span],
-        language: str | None = None,
-        hints: Sequence[str] = (),
+        asked: Asked = NOTHING_KNOWN,
     ) -> Heard:
         assert not self.forbidden, "the engine was used"
         self.given.append((audio.copy(), list(spans)))

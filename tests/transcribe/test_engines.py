@@ -6,16 +6,19 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
 
-from services.transcribe.engine import Engine, Heard, primary_tag
+from schemas.events import DegradationKind
+from services.transcribe.engine import Asked, Engine, Heard, primary_tag
 from services.transcribe.faster_whisper_engine import FasterWhisperEngine
 from services.transcribe.pocketsphinx_engine import PocketSphinxEngine
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
 from services.transcribe.stub_engine import StubEngine
+from tests.transcribe import extra
 from tests.transcribe.fake_engine import FakeEngine
 from tests.transcribe.sounds import Samples, noise, silence, speech
 from tests.transcribe.whisper_model import build
@@ -30,8 +33,35 @@ def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("whisper"))
 
 
-@pytest.fixture(scope="module", params=["fake", "stub", "pocketsphinx", "whisper", "batched"])
-def engine(request: pytest.FixtureRequest, whisper_folder: Path) -> Engine:
+def whisperx(folder: Path, **settings: Any) -> Engine:
+    extra.whisperx()
+    from services.transcribe.whisperx_engine import WhisperXEngine
+
+    return WhisperXEngine(
+        folder, TranscribeSettings(model_dir=folder, beam_size=2, batch_size=4, **settings)
+    )
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "fake",
+        "stub",
+        "pocketsphinx",
+        "whisper",
+        "batched",
+        pytest.param("whisperx", marks=pytest.mark.whisperx),
+        pytest.param("whisperx aligned", marks=pytest.mark.whisperx),
+    ],
+)
+def engine(
+    request: pytest.FixtureRequest,
+    whisper_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Engine:
+    def aligner() -> Path:
+        return extra.build_aligner(tmp_path_factory.mktemp("aligner"), "abcdefghijklmnopqrstuvw")
+
     def whisper(batch_size: int) -> Engine:
         return FasterWhisperEngine(
             whisper_folder,
@@ -44,6 +74,10 @@ def engine(request: pytest.FixtureRequest, whisper_folder: Path) -> Engine:
         "pocketsphinx": PocketSphinxEngine,
         "whisper": lambda: whisper(1),
         "batched": lambda: whisper(4),
+        "whisperx": lambda: whisperx(whisper_folder),
+        "whisperx aligned": lambda: whisperx(
+            whisper_folder, align_models={tag: str(aligner()) for tag in ("en", "zh")}
+        ),
     }
     return makers[request.param]()
 
@@ -64,11 +98,11 @@ def check(heard: Heard, audio: Samples) -> None:
 
 
 @pytest.mark.parametrize("spans", [SPANS, LONG], ids=["turns", "long"])
-@pytest.mark.parametrize("asked", [{"language": "en"}, {"hints": ("en", "zh")}], ids=str)
+@pytest.mark.parametrize("asked", [Asked(language="en"), Asked(hints=("en", "zh"))], ids=str)
 def test_segments_are_in_order_and_within_the_audio(
-    engine: Engine, spans: list[Span], asked: dict[str, str]
+    engine: Engine, spans: list[Span], asked: Asked
 ) -> None:
-    heard = engine.transcribe(SAID, spans, **asked)
+    heard = engine.transcribe(SAID, spans, asked)
     assert heard.segments
     check(heard, SAID)
 
@@ -113,8 +147,16 @@ def test_what_made_it_is_said(engine: Engine) -> None:
     assert engine.languages is None or "en" in engine.languages
 
 
+@pytest.mark.parametrize(
+    "said", [silence(3), silence(0.1), noise(3)], ids=["still", "short", "noise"]
+)
+def test_what_holds_no_speech_breaks_nothing(engine: Engine, said: Samples) -> None:
+    """A voice detector may be wrong."""
+    check(engine.transcribe(said, [Span(0, said.size // 16)], Asked(language="en")), said)
+
+
 def test_pocketsphinx_understands_clean_english() -> None:
-    heard = PocketSphinxEngine().transcribe(SAID, [Span(38_600, 41_400)], hints=("en",))
+    heard = PocketSphinxEngine().transcribe(SAID, [Span(38_600, 41_400)], Asked(hints=("en",)))
     words = " ".join(segment.text for segment in heard.segments).split()
     assert set(words) & {"ordered", "jacket", "last", "week", "hello"}
     assert heard.language == "en"
@@ -125,11 +167,11 @@ def test_whisper_takes_the_language_from_the_hints(whisper_folder: Path) -> None
     settings = TranscribeSettings(model_dir=whisper_folder, beam_size=1)
     engine = FasterWhisperEngine(whisper_folder, settings)
     # Random weights are sure of nothing, so the likelier hint is taken.
-    hinted = engine.transcribe(SAID, SPANS, hints=("zh",))
+    hinted = engine.transcribe(SAID, SPANS, Asked(hints=("zh",)))
     assert hinted.language == "zh"
     assert hinted.language_confidence is not None
     assert {segment.language for segment in hinted.segments} == {"zh"}
-    given = engine.transcribe(SAID, SPANS, language="fr")
+    given = engine.transcribe(SAID, SPANS, Asked(language="fr"))
     assert (given.language, given.language_confidence) == ("fr", None)
 
 
@@ -141,8 +183,44 @@ def test_whisper_is_known_by_the_content_of_its_files(whisper_folder: Path, tmp_
     assert one.model_revision == same.model_revision != other.model_revision
 
 
+@pytest.mark.whisperx
+def test_whisperx_hears_the_words_that_faster_whisper_hears(
+    whisper_folder: Path, tmp_path: Path
+) -> None:
+    plain = FasterWhisperEngine(
+        whisper_folder, TranscribeSettings(model_dir=whisper_folder, beam_size=2)
+    ).transcribe(SAID, SPANS, Asked(language="en"))
+    missing = whisperx(whisper_folder).transcribe(SAID, SPANS, Asked(language="en"))
+    assert missing.segments == plain.segments
+    (degraded,) = missing.degradations
+    assert degraded.kind is DegradationKind.NO_ALIGNMENT
+    assert degraded.reason.startswith("en: its alignment model cannot be had")
+    folder = extra.build_aligner(tmp_path / "en")
+    aligned = whisperx(whisper_folder, align_models={"en": str(folder)}).transcribe(
+        SAID, SPANS, Asked(language="en")
+    )
+    assert aligned.degradations == ()
+
+    def said(heard: Heard) -> list[str]:
+        return " ".join(segment.text for segment in heard.segments).split()
+
+    assert said(aligned) == said(plain)
+    times = [
+        (word.start_ms, word.end_ms)
+        for segment in aligned.segments
+        for word in segment.words or ()
+        if word.start_ms is not None
+    ]
+    assert times
+    assert times == sorted(times)
+    german = whisperx(whisper_folder, align_models={"en": str(folder)}).transcribe(
+        SAID, SPANS, Asked(language="de")
+    )
+    assert [it.kind for it in german.degradations] == [DegradationKind.NO_ALIGNMENT]
+
+
 def test_the_stub_says_what_it_is() -> None:
-    heard = StubEngine().transcribe(SAID, SPANS, hints=("en",))
+    heard = StubEngine().transcribe(SAID, SPANS, Asked(hints=("en",)))
     assert StubEngine.identity.name == "stub"
     assert heard.language == "en"
     assert len({segment.text for segment in heard.segments}) == len(SPANS)
