@@ -264,7 +264,7 @@ class _Loop:
                 continue
             if returns(self._stage, message):
                 self._returning.append(work)
-            elif not (work.replay or made_by_replay):
+            elif not work.replay and not whole_number(message, h.GENERATION):
                 self._live_at = now
             if from_tier(self._stage, message):
                 # No message waits longer than its tier, whatever its header says.

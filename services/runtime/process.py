@@ -206,10 +206,12 @@ def way_given(stage: str, envelope: Envelope[Any]) -> Output:
     the requests to replay it gives way to them. What comes of it is the same.
     """
     message, event = envelope.message, envelope.event
+    # An erasure that covers the input covers the request: it is as old as what the input rests on.
+    basis = max(event.call.published_at, sound_time(event.revision) or event.call.published_at)
     request = ReplayRequested(
         tenant_id=event.tenant_id,
         call_id=event.call_id,
-        requested_at=envelope.time,
+        requested_at=min(envelope.time, basis),
         requested_by=stage,
         reason="follows from a replay of an earlier stage, and gives way to live calls",
         stage=stage,
@@ -270,19 +272,21 @@ def _encoded(
                 f"{stage.name} emitted to {topic.name}, which is none of its targets"
             )
         made_id = event_id(stage.name, output.about or cause.id, cause.generation, ordinal)
-        records.append(
-            codec.encode(
-                output.event,
-                id=made_id,
-                source=f"/callstream/{stage.name}",
-                time=now,
-                generation=cause.generation,
-                causation_id=cause.id,
-                traceparent=_traceparent(cause, made_id),
-                shadow=cause.shadow,
-                side_effects=cause.side_effects,
-            )
+        record = codec.encode(
+            output.event,
+            id=made_id,
+            source=f"/callstream/{stage.name}",
+            time=now,
+            generation=cause.generation,
+            causation_id=cause.id,
+            traceparent=_traceparent(cause, made_id),
+            shadow=cause.shadow,
+            side_effects=cause.side_effects,
         )
+        if isinstance(output.event, ReplayRequested):
+            to = (h.REPLAY_STAGE, output.event.stage.encode())
+            record = replace(record, headers=(*record.headers, to))
+        records.append(record)
     return records
 
 

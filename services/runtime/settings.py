@@ -60,7 +60,7 @@ class Policy(BaseModel):
         0.2,
         gt=0,
         le=1,
-        description="Share of its time that a stage gives replays while live calls come; else all.",
+        description="Most of its time that a stage gives replays while live calls come; else all.",
     )
     replay_gather_s: float = Field(
         2.0,

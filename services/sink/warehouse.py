@@ -386,16 +386,14 @@ class Warehouse:
         while True:
             try:
                 self.command("CREATE TABLE migrating (at DateTime) ENGINE = Log")
+                mine = self._lock_held()
                 break
             except DatabaseError as error:
                 if error.code != _TABLE_ALREADY_EXISTS:
                     raise
-            held = self.query(
-                "SELECT uuid, now() - metadata_modification_time FROM system.tables "
-                "WHERE database = currentDatabase() AND name = 'migrating'"
-            ).rows
-            if held and held[0][1] > _LONGEST_MIGRATION_S:
-                self._break(held[0][0])
+            held = self._lock_held()
+            if held is not None and held[1] > _LONGEST_MIGRATION_S:
+                self._break(held[0])
             else:
                 time.sleep(0.2)
         try:
@@ -406,7 +404,18 @@ class Warehouse:
             ).rows:
                 self.command(f"DROP TABLE IF EXISTS {name} SYNC")
         finally:
-            self.command("DROP TABLE IF EXISTS migrating SYNC")
+            # Whoever took so long that it was given up leaves its successor's lock alone.
+            held = self._lock_held()
+            if mine is not None and held is not None and held[0] == mine[0]:
+                self.command("DROP TABLE IF EXISTS migrating SYNC")
+
+    def _lock_held(self) -> tuple[uuid.UUID, int] | None:
+        """The lock there is, and for how many seconds."""
+        found = self.query(
+            "SELECT uuid, now() - metadata_modification_time FROM system.tables "
+            "WHERE database = currentDatabase() AND name = 'migrating'"
+        ).rows
+        return (found[0][0], int(found[0][1])) if found else None
 
     def _break(self, held: uuid.UUID) -> None:
         """Put the lock `held` aside. A later one is not touched: of several that give up the same

@@ -46,6 +46,9 @@ class _Item(Generic[I, R]):
     result: R | None = None
     failure: BaseException | None = None
     done: bool = False
+    wanted: bool = True
+    """Whether its caller still waits for it. A failure that nobody takes would hold the frames it
+    came through, and these the item."""
 
 
 @dataclass(slots=True, eq=False)
@@ -111,13 +114,15 @@ class Batches(Generic[I, R]):
         finally:
             with self._changed:
                 self._callers.remove(caller)
+                for item in handed:
+                    item.wanted, item.failure = False, None
 
     def _hand_in(self, caller: _Caller[I, R], item: _Item[I, R]) -> None:
         with self._changed:
             caller.queued.append(item)
             if not self._working:
-                self._working = True
                 threading.Thread(target=self._work, name="device", daemon=True).start()
+                self._working = True
             self._changed.notify_all()
 
     def _has_result(self, caller: _Caller[I, R], oldest: _Item[I, R]) -> bool:
@@ -130,7 +135,12 @@ class Batches(Generic[I, R]):
         with self._changed:
             self._changed.wait_for(lambda: item.done)
         if item.failure is not None:
-            raise item.failure
+            # Nothing keeps it but its traceback: what its frames hold is freed with it.
+            failure, item.failure = item.failure, None
+            try:
+                raise failure
+            finally:
+                del failure
         return item.result  # type: ignore[return-value]  # R may be None itself
 
     def _work(self) -> None:
@@ -145,6 +155,7 @@ class Batches(Generic[I, R]):
             with self._changed:
                 for item in batch:
                     item.done = True
+                del batch, item  # nothing of a call is held while there is nothing to do
                 self._changed.notify_all()
 
     def _waiting(self) -> bool:
@@ -195,8 +206,12 @@ class Batches(Generic[I, R]):
         if failure is None:
             return
         if len(batch) == 1:
-            batch[0].failure = failure
+            with self._changed:
+                if batch[0].wanted:
+                    batch[0].failure = failure
+            del failure  # whose traceback holds this frame
             return
+        del failure
         middle = len(batch) // 2
         self._answer(batch[:middle])
         self._answer(batch[middle:])

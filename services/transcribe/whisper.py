@@ -8,7 +8,8 @@ threads meanwhile.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from faster_whisper.audio import pad_or_trim
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
+from schemas.events import Degradation, DegradationKind
 from services.transcribe.batches import Batches, OutOfMemory, Usage
 from services.transcribe.engine import (
     NOTHING_KNOWN,
@@ -164,20 +166,25 @@ class Whisper:
         windows = list(_windows(spans))
         told: list[Told] = []
         found: list[HeardSegment] = []
-        steps = self._steps(audio, windows, asked, told)
-        decoded = self._batches.each(steps, replay=asked.replay)
-        for number, heard in enumerate(decoded):
-            assert isinstance(heard, _Decoded)
-            window, language_of = windows[number], told[number].language
-            words: Sequence[PlacedWord] = heard.words
-            if not words and self._aligner is not None and heard.text.strip():
-                words = self._aligner.align(_cut(audio, window.bounds), heard.text, language_of)
-            found += _split(heard, words, window, language_of)
+        unplaced = 0
+        with (
+            closing(self._steps(audio, windows, asked, told)) as steps,
+            closing(self._batches.each(steps, replay=asked.replay)) as decoded,
+        ):
+            for number, heard in enumerate(decoded):
+                assert isinstance(heard, _Decoded)
+                window, language_of = windows[number], told[number].language
+                words: Sequence[PlacedWord] = heard.words
+                if not words and self._aligner is not None and heard.text.strip():
+                    words = self._aligner.align(_cut(audio, window.bounds), heard.text, language_of)
+                    unplaced += not words
+                found += _split(heard, words, window, language_of)
         spoken = most((this, w.speech_ms) for this, w in zip(told, windows, strict=True))
         return Heard(
             segments=tuple(found),
             language=spoken.language,
             language_confidence=spoken.certainty,
+            degradations=_unaligned(unplaced, len(windows)),
         )
 
     def _steps(
@@ -186,7 +193,7 @@ class Whisper:
         windows: Sequence[_Window],
         asked: Asked,
         told: list[Told],
-    ) -> Iterator[_Decode]:
+    ) -> Generator[_Decode]:
         """Each window with its language, which is put into `told` before."""
         if asked.language is not None or not self._multilingual:
             tag = asked.language or "en"
@@ -196,11 +203,12 @@ class Whisper:
                 yield _Decode(tag, self._places(tag), window.bounds.length_ms, features)
             return
 
-        def encoded(numbers: Sequence[int]) -> Iterator[_Encoded]:
+        def encoded(numbers: Sequence[int]) -> Generator[_Encoded]:
             steps = (_Tell(self._features(audio, windows[number])) for number in numbers)
-            for answer in self._batches.each(steps, replay=asked.replay):
-                assert isinstance(answer, _Encoded)
-                yield answer
+            with closing(self._batches.each(steps, replay=asked.replay)) as answers:
+                for answer in answers:
+                    assert isinstance(answer, _Encoded)
+                    yield answer
 
         first = telling([window.speech_ms for window in windows])
         known = dict(zip(first, encoded(first), strict=True))
@@ -208,12 +216,13 @@ class Whisper:
             ((it.probabilities, windows[number].speech_ms) for number, it in known.items()),
             asked.hints,
         )
-        others = encoded([number for number in range(len(windows)) if number not in known])
-        for number, window in enumerate(windows):
-            this = known.pop(number) if number in known else next(others)
-            told.append(of_window(this.probabilities, window.speech_ms, main, asked.hints))
-            tag = told[-1].language
-            yield _Decode(tag, self._places(tag), window.bounds.length_ms, None, this.values)
+        left = [number for number in range(len(windows)) if number not in known]
+        with closing(encoded(left)) as others:
+            for number, window in enumerate(windows):
+                this = known.pop(number) if number in known else next(others)
+                told.append(of_window(this.probabilities, window.speech_ms, main, asked.hints))
+                tag = told[-1].language
+                yield _Decode(tag, self._places(tag), window.bounds.length_ms, None, this.values)
 
     def _places(self, language: str) -> bool:
         return self._aligner is None or not self._aligner.knows(language)
@@ -306,6 +315,13 @@ class Whisper:
                 merge_punctuations(alignment, _PREPENDED, _APPENDED)
                 words[at] = [_word(each) for each in alignment if each["word"]]
         return words
+
+
+def _unaligned(windows: int, of: int) -> tuple[Degradation, ...]:
+    if not windows:
+        return ()
+    reason = f"the words of {windows} of {of} stretches could not be placed; their times are spread"
+    return (Degradation(kind=DegradationKind.NO_ALIGNMENT, reason=reason),)
 
 
 def _kind(step: _Step) -> Hashable:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -28,6 +29,10 @@ from services.transcribe.whisper import PlacedWord, Whisper
 
 # A model that could not be had is asked for again after so long.
 _RETRY_S = 3600.0
+# Alignment models kept: each takes a gigabyte of the device.
+_MOST_KEPT = 6
+# WhisperX is not re-entrant, whichever engine uses it.
+_LOADING, _ALIGNING = threading.Lock(), threading.Lock()
 
 
 class WhisperXEngine:
@@ -75,7 +80,8 @@ class WhisperXEngine:
         missing = [(tag, why) for tag in tags if (why := self._aligners.missing(tag)) is not None]
         return replace(
             heard,
-            degradations=tuple(
+            degradations=heard.degradations
+            + tuple(
                 Degradation(
                     kind=DegradationKind.NO_ALIGNMENT,
                     reason=f"{tag}: {why}; its words have the times that Whisper gives them",
@@ -93,9 +99,10 @@ class _Missing:
 
 
 class WhisperXAligners:
-    """The alignment models of WhisperX, each loaded when its language is first heard, and kept.
+    """The alignment models of WhisperX, each loaded when its language is first heard.
 
-    Implements `Aligner`. WhisperX is not re-entrant: one thread at a time loads or aligns.
+    Implements `Aligner`. WhisperX is not re-entrant: one thread of the process loads or aligns.
+    While a model is loaded only who needs one that is not there waits.
     """
 
     def __init__(self, device: str, models: Mapping[str, str], hub_timeout_s: float) -> None:
@@ -105,7 +112,7 @@ class WhisperXAligners:
         # It looks for sentences with data that nltk fetches when it is first used. What is aligned
         # here is one stretch, whose sentences nobody asks for.
         self._library.nltk_load = lambda path: _OneSentence()
-        self._kept: dict[str, tuple[Any, Any] | _Missing] = {}
+        self._kept: OrderedDict[str, tuple[Any, Any] | _Missing] = OrderedDict()
         self._lock = threading.Lock()
 
     def knows(self, language: str) -> bool:
@@ -113,19 +120,31 @@ class WhisperXAligners:
 
     def missing(self, language: str) -> str | None:
         """Why there is no model of `language`; None where there is one."""
+        known = self._known(language)
+        if known is None:
+            with _LOADING:
+                known = self._known(language) or self._loaded(language)
+                with self._lock:
+                    self._kept[language] = known
+                    while len(self._kept) > _MOST_KEPT:
+                        self._kept.popitem(last=False)
+        return known.why if isinstance(known, _Missing) else None
+
+    def _known(self, language: str) -> tuple[Any, Any] | _Missing | None:
         with self._lock:
             known = self._kept.get(language)
             if known is None or (isinstance(known, _Missing) and time.monotonic() > known.until):
-                known = self._kept[language] = self._loaded(language)
-        return known.why if isinstance(known, _Missing) else None
+                return None
+            self._kept.move_to_end(language)
+            return known
 
     def _loaded(self, language: str) -> tuple[Any, Any] | _Missing:
         try:
             try:
                 return self._load(language, cached=True)
             except Exception:
-                if silent_hub(self._timeout_s) is not None:
-                    raise
+                if (why := silent_hub(self._timeout_s)) is not None:
+                    raise ValueError(f"it is not in the cache and {why}") from None
                 return self._load(language, cached=False)
         except Exception as error:  # every source of models fails in ways of its own
             why = f"its alignment model cannot be had ({_line(error)})"
@@ -136,6 +155,13 @@ class WhisperXAligners:
             return _Missing(why, time.monotonic() + _RETRY_S)
 
     def _load(self, language: str, *, cached: bool) -> tuple[Any, Any]:
+        name = self._models.get(language) or self._library.DEFAULT_ALIGN_MODELS_TORCH.get(language)
+        if cached and name in self._library.torchaudio.pipelines.__all__:
+            # These are fetched whatever it is told.
+            bundle = getattr(self._library.torchaudio.pipelines, name)
+            file = Path(self._library.torch.hub.get_dir(), "checkpoints", Path(bundle._path).name)
+            if not file.is_file():
+                raise FileNotFoundError(file.name)
         with redirect_stdout(sys.stderr):  # it prints what it raises
             model, about = self._library.load_align_model(
                 language, self._device, self._models.get(language), model_cache_only=cached
@@ -143,13 +169,17 @@ class WhisperXAligners:
         return model.eval(), about
 
     def align(self, samples: Samples, text: str, language: str) -> Sequence[PlacedWord]:
-        with self._lock:
-            known = self._kept.get(language)
-            if known is None or isinstance(known, _Missing):
-                return ()
-            model, about = known
-            whole = {"text": text.strip(), "start": 0.0, "end": samples.size / RATE_HZ}
-            answer = self._library.align([whole], model, about, np.array(samples), self._device)
+        known = self._known(language)
+        if known is None or isinstance(known, _Missing):
+            return ()
+        model, about = known
+        whole = {"text": text.strip(), "start": 0.0, "end": samples.size / RATE_HZ}
+        try:
+            with _ALIGNING:
+                answer = self._library.align([whole], model, about, np.array(samples), self._device)
+        except Exception as error:  # the text is there: nothing is lost for its words' times
+            logger("transcribe").warning("not aligned", language=language, why=_line(error))
+            return ()
         space = "" if language in self._library.LANGUAGES_WITHOUT_SPACES else " "
         return [
             (space + word["word"], _word(word))

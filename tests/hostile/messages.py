@@ -22,6 +22,7 @@ from schemas.topics import BY_NAME, DEAD_LETTER, RETRY_TIERS, TOPICS
 from services.runtime import headers as h
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Invalid, NotYet
+from services.runtime.kafka_client import LARGEST_RECORD_BYTES
 from services.runtime.log import Headers, Message, Record
 from services.runtime.objects import Objects
 from services.runtime.process import dead_letter, retry
@@ -92,7 +93,8 @@ class Mutants:
             headers = ()
         if chance.random() < 0.4 and h.DATAREF not in dict(headers):
             changed = self._said(event, topic, chance)
-            if changed is not None:
+            # What is longer than a log takes never comes as a message.
+            if changed is not None and len(changed[0]) <= LARGEST_RECORD_BYTES:
                 value, key = value[:5] + changed[0], changed[1] or key
                 hows.append("said")
         body: bytes | None = value

@@ -22,6 +22,7 @@ def whisperx() -> None:
 
 def build_aligner(folder: Path, letters: str = "abcdefghijklmnopqrstuvwxyz'") -> Path:
     """Writes an alignment model with random weights into `folder`; returns it."""
+    whisperx()
     import torch
     from transformers import (
         Wav2Vec2Config,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -219,6 +222,46 @@ def test_what_nobody_waits_for_any_more_is_not_run() -> None:
         device.go.release(100)
         assert list(batches.each([7])) == [14]
     assert sum(len(batch) for batch in device.batches) <= 7
+
+
+def test_a_device_that_cannot_start_fails_who_asks_and_nobody_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches = Batches(Device(), 2)
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            list(batches.each([1, 2]))
+    assert list(batches.each([3])) == [6]
+
+
+def test_what_a_failure_held_is_freed_with_it() -> None:
+    """A process may look for cycles seldom, and a call's audio is large."""
+
+    class Audio:
+        pass
+
+    def fail(batch: Sequence[Audio]) -> Sequence[int]:
+        raise ValueError("no")
+
+    def hear(audio: Audio) -> None:
+        with suppress(ValueError):
+            list(batches.each([audio, audio]))
+
+    batches: Batches[Audio, int] = Batches(fail, 2)
+    audio = Audio()
+    left = weakref.ref(audio)
+    gc.disable()
+    try:
+        hear(audio)
+        del audio
+        until(lambda: left() is None)
+    finally:
+        gc.enable()
 
 
 def test_a_batch_of_none_is_refused() -> None:

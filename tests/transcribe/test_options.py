@@ -165,6 +165,9 @@ def test_it_is_asked_for_as_a_replay_and_comes_out_as_if_it_had_not_been(
     assert (asked.topic, asked.key) == (topics.REPLAY, again.key)
     assert asked == once(again), "asked for twice it is one request"
     assert dict(asked.headers)[h.ID].decode() == way_id("transcribe", "r-1", 7)
+    assert dict(asked.headers)[h.REPLAY_STAGE] == b"transcribe"
+    request = codec.decode(Message(asked.topic, 0, 0, asked.key, asked.value, asked.headers, 0))
+    assert request.event.requested_at <= event.call.published_at, "an erasure of it covers this too"
     heard = once(asked)
     assert heard.topic == topics.TRANSCRIBED
     headers = {name: value.decode() for name, value in heard.headers}
