@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,28 +25,22 @@ def whisperx() -> None:
 def build_aligner(folder: Path, letters: str = "abcdefghijklmnopqrstuvwxyz'") -> Path:
     """Writes an alignment model with random weights into `folder`; returns it."""
     whisperx()
-    import torch
-    from transformers import (
-        Wav2Vec2Config,
-        Wav2Vec2CTCTokenizer,
-        Wav2Vec2FeatureExtractor,
-        Wav2Vec2ForCTC,
-        Wav2Vec2Processor,
-    )
-
+    # Not imported by name: what is typed of them differs with what is installed.
+    torch: Any = importlib.import_module("torch")
+    hub: Any = importlib.import_module("transformers")
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4}
     vocabulary |= {letter: number for number, letter in enumerate(letters, 5)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
-    Wav2Vec2Processor(
-        feature_extractor=Wav2Vec2FeatureExtractor(), tokenizer=tokenizer
+    tokenizer = hub.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    hub.Wav2Vec2Processor(
+        feature_extractor=hub.Wav2Vec2FeatureExtractor(), tokenizer=tokenizer
     ).save_pretrained(folder)
     torch.manual_seed(1)
-    config = Wav2Vec2Config(
+    config = hub.Wav2Vec2Config(
         vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=32, conv_dim=(16,) * 7, num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4,
     )  # fmt: skip
-    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    hub.Wav2Vec2ForCTC(config).save_pretrained(folder)
     return folder
