@@ -18,7 +18,6 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from schemas.events import Engine as Identity
 from services.runtime.errors import Transient
-from services.transcribe.batches import Usage
 from services.transcribe.engine import NOTHING_KNOWN, Asked, Heard, Samples
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
@@ -46,11 +45,6 @@ class FasterWhisperEngine:
             name="faster-whisper",
             version=f"{version('faster-whisper')} (ctranslate2 {version('ctranslate2')})",
         )
-
-    @property
-    def usage(self) -> Usage:
-        """What the device has done so far."""
-        return self._whisper.usage
 
     def transcribe(
         self,

@@ -20,7 +20,6 @@ import numpy as np
 
 from schemas.events import Degradation, DegradationKind
 from services.runtime.observe import logger
-from services.transcribe.batches import Usage
 from services.transcribe.engine import NOTHING_KNOWN, RATE_HZ, Asked, Heard, HeardWord, Samples
 from services.transcribe.faster_whisper_engine import loaded, silent_hub
 from services.transcribe.settings import TranscribeSettings
@@ -63,11 +62,6 @@ class WhisperXEngine:
             f"torch {version('torch')})",
             options={**made_of.options, **({"align_models": " ".join(named)} if named else {})},
         )
-
-    @property
-    def usage(self) -> Usage:
-        """What the device has done so far, alignment left out."""
-        return self._whisper.usage
 
     def transcribe(
         self,
