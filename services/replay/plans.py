@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -165,8 +164,7 @@ def publish(
         except Invalid as problem:
             lost[each] = f"{problem.reason}: {problem.detail}"
             continue
-        to = (h.REPLAY_STAGE, plan.stage.encode())
-        records.append(replace(record, headers=(*record.headers, to)))
+        records.append(record)
         if letter is not None and not plan.shadow:
             records.append(settled(letter, "replayed", round(now.timestamp() * 1000)))
     if records:

@@ -31,8 +31,9 @@ from services.runtime.stage import TRACEPARENT, Envelope, event_id
 
 # A record beyond this carries its body by claim check; brokers refuse 1,000,000 by default.
 CLAIM_CHECK_BYTES = 900_000
-# No event is larger; a claim check that holds more is hostile.
-LARGEST_EVENT_BYTES = 256 << 20
+# No event is larger (four hours of talk are 0.7 MB); a claim check that holds more is hostile, and
+# what it decodes to may be fifteen times as large.
+LARGEST_EVENT_BYTES = 64 << 20
 CONTENT_TYPE = b"application/vnd.confluent.avro"
 
 VERSIONS = Path(events.__file__).parent / "versions"
@@ -317,6 +318,8 @@ class Codec:
             (h.CONTENT_TYPE, CONTENT_TYPE),
             (h.GENERATION, str(generation).encode()),
         ]
+        if isinstance(event, events.ReplayRequested):
+            named.append((h.REPLAY_STAGE, event.stage.encode()))
         if causation_id is not None:
             named.append((h.CAUSATION_ID, causation_id.encode()))
         traceparent = traceparent or getattr(event, "traceparent", None)

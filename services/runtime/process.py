@@ -283,9 +283,6 @@ def _encoded(
             shadow=cause.shadow,
             side_effects=cause.side_effects,
         )
-        if isinstance(output.event, ReplayRequested):
-            to = (h.REPLAY_STAGE, output.event.stage.encode())
-            record = replace(record, headers=(*record.headers, to))
         records.append(record)
     return records
 
