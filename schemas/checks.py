@@ -200,6 +200,12 @@ def _call_transcribed(event: e.CallTranscribed) -> str | None:
             return f"segments[{number}]: a word_confidence lies outside 0 to 1"
         if problem := _share(f"segments[{number}].confidence", segment.confidence):
             return problem
+        for correction in segment.corrections:
+            if not 0 <= correction.word < count:
+                return f"segments[{number}]: a correction of word {correction.word} of {count}"
+    for speaker in event.speakers:
+        if problem := _share("speakers: role_confidence", speaker.role_confidence):
+            return problem
     for heard in event.channels:
         if problem := _int("channels: channel", heard.channel) or _int(
             "channels: same_as_channel", heard.same_as_channel

@@ -392,6 +392,40 @@ class Flag(StrEnum):
     REPEAT_LOOP = "REPEAT_LOOP"
     LOW_CONFIDENCE = "LOW_CONFIDENCE"
     INSIDE_HOLD = "INSIDE_HOLD"
+    INSIDE_SILENCE = "INSIDE_SILENCE"
+    TOO_FAST = "TOO_FAST"
+
+
+class VoiceEmotion(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    NEUTRAL = "NEUTRAL"
+    HAPPY = "HAPPY"
+    SAD = "SAD"
+    ANGRY = "ANGRY"
+    FEARFUL = "FEARFUL"
+    DISGUSTED = "DISGUSTED"
+    SURPRISED = "SURPRISED"
+
+
+class Sound(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    MUSIC = "MUSIC"
+    APPLAUSE = "APPLAUSE"
+    LAUGHTER = "LAUGHTER"
+    CRYING = "CRYING"
+    COUGH = "COUGH"
+    SNEEZE = "SNEEZE"
+    BREATH = "BREATH"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Correction:
+    word: int
+    """
+    Index in words of the first corrected word.
+    """
+    heard: str
+    corrected: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -433,6 +467,22 @@ class Segment:
     """
     True where word times were spread over the segment, not heard.
     """
+    overlapped: bool = False
+    """
+    True where another voice on the same channel spoke during at least part of it.
+    """
+    emotion: VoiceEmotion = VoiceEmotion.UNKNOWN
+    """
+    How the voice sounds, where the engine hears that; UNKNOWN elsewhere.
+    """
+    sounds: list[Sound] = field(default_factory=list)
+    """
+    What else is heard, where the engine hears that.
+    """
+    corrections: list[Correction] = field(default_factory=list)
+    """
+    Words that the vocabulary put in place of what the engine heard.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -455,6 +505,10 @@ class ChannelHeard:
     """
     Set where this channel carries the same audio as an earlier one (dual mono).
     """
+    unheard_ms: int | None = None
+    """
+    Of speech_ms, what lies in no segment: a voice that no text was made of. Null where it is not known.
+    """
 
 
 class DegradationKind(StrEnum):
@@ -464,12 +518,52 @@ class DegradationKind(StrEnum):
     NO_ROLES = "NO_ROLES"
     LANGUAGE_UNSUPPORTED = "LANGUAGE_UNSUPPORTED"
     DUAL_MONO = "DUAL_MONO"
+    ENGINE_FALLBACK = "ENGINE_FALLBACK"
+    NO_VOCABULARY = "NO_VOCABULARY"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Degradation:
     kind: DegradationKind
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speaker:
+    name: str
+    """
+    As in Segment.speaker.
+    """
+    role: Role
+    speech_ms: int
+    """
+    Sum of its segments.
+    """
+    role_confidence: float | None = None
+    """
+    0.0 to 1.0; null where the role is given by the platform, or unknown.
+    """
+    role_reason: str = ""
+    """
+    What the role was told from: channel, participants, phrases, ...
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VocabularyUsed:
+    name: str
+    version: str
+    """
+    Hash of its content.
+    """
+    terms: list[str] = field(default_factory=list)
+    """
+    Words that were passed to the engine.
+    """
+    prompt: str = ""
+    """
+    Text that was passed to the engine.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -522,6 +616,18 @@ class CallTranscribed:
     cached: bool = False
     """
     True where the engine did not run because the same audio had been transcribed with the same engine, model and options.
+    """
+    speakers: list[Speaker] = field(default_factory=list)
+    """
+    Who speaks, by the names that segments carry.
+    """
+    diarizer: str = ""
+    """
+    What parted the voices of a shared channel, with its version and model; empty where nothing had to.
+    """
+    vocabulary: VocabularyUsed | None = None
+    """
+    The vocabulary that was used; null where there was none.
     """
 
 

@@ -306,6 +306,7 @@ def _call_transcribed() -> Mapping[str, e.CallTranscribed]:
             degradations=[e.Degradation(kind=e.DegradationKind.NO_DIARIZATION,
                                         reason="one channel and no diarizer")],
         ),
+        "diarized": _diarized(_recorded(replace(mono.call, call_id="diarized"))),
         "silence": _transcribed(
             _recorded(replace(happy.call, call_id="silence")), segments=[], language="und",
             language_confidence=None, channels=[],
@@ -349,6 +350,32 @@ def _call_transcribed() -> Mapping[str, e.CallTranscribed]:
             segments=_segments(EN_TURNS * 300, "long-r1", "en"),
         ),
     }  # fmt: skip
+
+
+def _diarized(recorded: e.CallRecorded) -> e.CallTranscribed:
+    """A mono call whose voices were parted, with all that an engine may hear beside words."""
+    said = _segments(EN_TURNS, "diarized-r1", "en")
+    first, second, *others = [replace(segment, channel=0) for segment in said]
+    return _transcribed(
+        recorded,
+        segments=[
+            replace(first, emotion=e.VoiceEmotion.NEUTRAL, corrections=[
+                e.Correction(word=0, heard="Thank", corrected=first.words[0])]),
+            replace(second, emotion=e.VoiceEmotion.ANGRY, sounds=[e.Sound.BREATH], overlapped=True),
+            *others,
+        ],
+        channels=[e.ChannelHeard(recording_id="diarized-r1", channel=0, role=e.Role.UNKNOWN,
+                                 speech_ms=40_000, unheard_ms=500)],
+        speakers=[
+            e.Speaker(name="agent", role=e.Role.AGENT, role_confidence=0.875,
+                      role_reason="phrases", speech_ms=20_000),
+            e.Speaker(name="customer", role=e.Role.CUSTOMER, role_confidence=0.875,
+                      role_reason="the other of two", speech_ms=18_000),
+        ],
+        diarizer="resemblyzer 0.1.4",
+        vocabulary=e.VocabularyUsed(name="acme", version="0123456789ab", terms=["Chromecast"],
+                                    prompt="Chromecast."),
+    )  # fmt: skip
 
 
 def _evidence(segment: e.Segment, quote: str) -> e.Evidence:

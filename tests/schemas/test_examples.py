@@ -97,13 +97,25 @@ def test_example_is_read_by_every_version_of_its_record_with_a_second_avro(event
             assert _rounded(read) == _rounded(plain)
 
 
-def _known(schema: Any, value: Any) -> Any:
-    """What of `value` a version has fields for; of records in records, too."""
-    if not isinstance(schema, dict) or schema["type"] != "record" or not isinstance(value, dict):
-        return value
-    return {
-        field["name"]: _known(field["type"], value[field["name"]]) for field in schema["fields"]
-    }
+def _known(schema: Any, value: Any, named: dict[str, Any] | None = None) -> Any:
+    """What of `value` a version has fields and symbols for."""
+    named = {} if named is None else named
+    if isinstance(schema, str):
+        return _known(named[schema], value, named) if schema in named else value
+    if isinstance(schema, list):
+        kinds = [kind for kind in schema if kind != "null"]
+        return value if value is None or len(kinds) != 1 else _known(kinds[0], value, named)
+    if schema["type"] in ("record", "enum"):
+        named[f"callstream.events.{schema['name'].rpartition('.')[2]}"] = schema
+    match schema["type"]:
+        case "record" if isinstance(value, dict):
+            fields = schema["fields"]
+            return {f["name"]: _known(f["type"], value[f["name"]], named) for f in fields}
+        case "array" if isinstance(value, list):
+            return [_known(schema["items"], item, named) for item in value]
+        case "enum" if value not in schema["symbols"]:
+            return schema["default"]
+    return value
 
 
 def _plain(value: Any) -> Any:
