@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from schemas.events import Degradation
+from schemas.events import Degradation, Sound, VoiceEmotion
 from schemas.events import Engine as Identity
 from services.transcribe.spans import Span
 
@@ -48,6 +48,9 @@ class HeardSegment:
     """Mean log probability of the tokens, at most 0.0."""
     words: tuple[HeardWord, ...] | None = None
     """In order; None where the engine gives no words."""
+    emotion: VoiceEmotion = VoiceEmotion.UNKNOWN
+    sounds: tuple[Sound, ...] = ()
+    """What is heard beside words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,10 @@ class Heard:
     """0.0 to 1.0; None where the engine gives none."""
     degradations: tuple[Degradation, ...] = ()
     """What could not be done."""
+    terms: tuple[str, ...] = ()
+    """Of the terms asked for, those that the engine was given."""
+    prompt: str = ""
+    """Of the prompt asked for, what the engine was given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +78,10 @@ class Asked:
     """Primary tag of what is spoken; None: the engine tells by itself."""
     hints: tuple[str, ...] = ()
     """Primary tags that are likelier than others."""
+    terms: tuple[str, ...] = ()
+    """Words that are likely, the most important first."""
+    prompt: str = ""
+    """Text in the manner of what is said."""
     replay: bool = False
     """Whether it gives way to live calls, where both want a device. It changes no result."""
 
