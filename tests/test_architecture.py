@@ -23,7 +23,8 @@ STAGES = ("ingest", "transcribe", "enrich", "sink")
 
 # Each is imported in one file; whoever needs it goes through that file.
 HOME_OF = {
-    "av": {"services/runtime/audio.py"},
+    # One decodes what comes in, the other encodes as telephones do.
+    "av": {"services/evaluation/telephony.py", "services/runtime/audio.py"},
     "chdb": {"services/sink/warehouse.py"},
     "clickhouse_connect": {"services/sink/warehouse.py"},
     # Its client is shared by who reads and commits and by who looks.
@@ -53,15 +54,20 @@ HOME_OF = {
         "services/transcribe/faster_whisper_engine.py",
     },
     "jieba": {"services/enrich/lexicon.py"},
+    "matplotlib": {"services/evaluation/report.py"},
     "minio": {"services/runtime/objects.py"},
     "onnxruntime": {"services/transcribe/vad.py"},
+    "opencc": {"services/evaluation/measures.py"},
     "pocketsphinx": {"services/transcribe/pocketsphinx_engine.py"},
     "prometheus_client": {"services/runtime/observe.py"},
+    "rapidfuzz": {"services/evaluation/measures.py"},
+    "soundfile": {"services/evaluation/telephony.py"},
     "sqlite3": {"services/runtime/sqlite_log.py"},
     "structlog": {"services/runtime/observe.py"},
     "transformers": {"services/enrich/transformer.py"},
     "typer": {
         "services/cli/__main__.py",
+        "services/cli/eval.py",
         "services/cli/replay.py",
         "services/cli/schemas.py",
         "services/cli/topics.py",
@@ -69,7 +75,7 @@ HOME_OF = {
     "whisperx": {"services/transcribe/whisperx_engine.py"},
 }
 # Not among the core dependencies; only the file that needs one imports it.
-EXTRAS = {"torch", "transformers", "whisperx", "pyannote"}
+EXTRAS = {"matplotlib", "opencc", "pyannote", "soundfile", "torch", "transformers", "whisperx"}
 
 
 def name_of(path: Path) -> str:
