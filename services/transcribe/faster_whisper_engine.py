@@ -37,7 +37,10 @@ class FasterWhisperEngine:
         """Loads the model in `folder`; blocks for seconds. Raises ValueError where it cannot be."""
         model, made_of = loaded(faster_whisper.WhisperModel, folder, settings)
         self._whisper = Whisper(
-            model, beam_size=settings.beam_size, batch_size=int(made_of.options["batch_size"])
+            model,
+            beam_size=settings.beam_size,
+            batch_size=int(made_of.options["batch_size"]),
+            task=settings.task,
         )
         self.languages: Collection[str] | None = self._whisper.languages
         self.identity = replace(
@@ -97,6 +100,7 @@ def loaded(
             "beam_size": str(settings.beam_size),
             "batch_size": str(settings.batch_size or (_GPU_BATCH if device == "cuda" else 1)),
             "window_gap_ms": str(GAP_MS),
+            **({"task": settings.task} if settings.task != "transcribe" else {}),
         },
     )
     return model, identity

@@ -18,6 +18,8 @@ TELLING_MS = 2_000
 _WINDOWS = 8
 # What is expected is believed from the first probability, or where nothing else reaches the second.
 _EXPECTED, _SURE = 0.2, 0.8
+# A second language that likely is heard too.
+_SECOND = 0.1
 
 
 class Told(NamedTuple):
@@ -62,6 +64,28 @@ def of_window(
     if told.language == main.language or _is_believed(expected, told):
         return Told(main.language, round(expected, 4))
     return told
+
+
+def may_switch(probabilities: Mapping[str, float], hints: Sequence[str]) -> bool:
+    """Whether a window may hold two languages, so that each stretch in it is to be told alone."""
+    return len(hints) > 1 or sum(value >= _SECOND for value in probabilities.values()) > 1
+
+
+def stretches(
+    told: Sequence[tuple[Mapping[str, float], int]], window: Told, hints: Sequence[str]
+) -> list[tuple[list[int], Told]]:
+    """Stretches of a window, by (probability of each tag, ms of speech), in runs of one language.
+
+    `window` is what was told of all of them; one leaves it as a window leaves its call.
+    """
+    runs: list[tuple[list[int], list[tuple[Told, int]]]] = []
+    for number, (probabilities, length_ms) in enumerate(told):
+        this = of_window(probabilities, length_ms, window, hints)
+        if not runs or runs[-1][1][0][0].language != this.language:
+            runs.append(([], []))
+        runs[-1][0].append(number)
+        runs[-1][1].append((this, length_ms))
+    return [(numbers, most(each)) for numbers, each in runs]
 
 
 def likeliest(probabilities: Mapping[str, float], hints: Sequence[str]) -> Told:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from schemas.events import SegmentKind
 from services.runtime.errors import Invalid
@@ -18,6 +18,10 @@ OPTIONS: Mapping[str, str] = {
     "language": "BCP 47 tag of every call, as transcribe.language.",
 }
 """What a replay may override, each with its meaning."""
+
+
+LanguageTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$")]
+"""BCP 47."""
 
 
 class VadSettings(BaseModel):
@@ -109,16 +113,28 @@ class TranscribeSettings(BaseModel):
         default=0, ge=0, description="Threads of one inference; 0: the engine's own."
     )
     beam_size: int = Field(default=5, ge=1, description="Whisper's beam; 1 is greedy and faster.")
+    task: Literal["transcribe", "translate"] = Field(
+        default="transcribe",
+        description="translate: Whisper writes English, whatever is spoken. The words then have "
+        "rough times.",
+    )
     batch_size: int = Field(
         default=0,
         ge=0,
         description="Windows of 30 s, of all calls at work, that are decoded together; "
         "0: 16 on a GPU, 1 elsewhere, where more is no faster.",
     )
-    language: str | None = Field(
+    language: LanguageTag | None = Field(
         default=None,
-        pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$",
         description="BCP 47 tag of every call; unset: from the call's hints, or detected.",
+    )
+    queue_languages: Mapping[str, tuple[LanguageTag, ...]] = Field(
+        default={},
+        description="Queue (id or name) -> the languages that are spoken there, believed where "
+        "the platform names none. With two or more each stretch of speech is told on its own.",
+    )
+    chinese: Literal["as_heard", "simplified", "traditional"] = Field(
+        default="as_heard", description="Which characters Chinese is published in."
     )
     vad: VadSettings = Field(default=VadSettings(), description="What counts as speech.")
     trust: TrustSettings = Field(default=TrustSettings(), description="When to flag a segment.")

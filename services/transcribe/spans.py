@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 
@@ -60,6 +60,28 @@ def within(spans: Iterable[Span], bounds: Span) -> list[Span]:
         Span(max(span.start_ms, bounds.start_ms), min(span.end_ms, bounds.end_ms)) for span in spans
     )
     return [span for span in clipped if span.length_ms > 0]
+
+
+def windows(spans: Iterable[Span], longest_ms: int, gap_ms: int) -> Iterator[list[Span]]:
+    """Neighbours of sorted `spans` that are heard together: within `longest_ms`, and with no more
+    than `gap_ms` between one and the next. A span that is longer is divided evenly."""
+    window: list[Span] = []
+    for span in spans:
+        pieces = -(-span.length_ms // longest_ms)
+        for number in range(pieces):
+            piece = Span(
+                span.start_ms + span.length_ms * number // pieces,
+                span.start_ms + span.length_ms * (number + 1) // pieces,
+            )
+            if window and (
+                piece.end_ms - window[0].start_ms > longest_ms
+                or piece.start_ms - window[-1].end_ms > gap_ms
+            ):
+                yield window
+                window = []
+            window.append(piece)
+    if window:
+        yield window
 
 
 def total_ms(spans: Sequence[Span]) -> int:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import ctranslate2
 import numpy as np
@@ -31,8 +31,17 @@ from services.transcribe.engine import (
     HeardWord,
     Samples,
 )
-from services.transcribe.languages import Told, main_of, most, of_window, telling
+from services.transcribe.languages import (
+    Told,
+    main_of,
+    may_switch,
+    most,
+    of_window,
+    stretches,
+    telling,
+)
 from services.transcribe.spans import Span, total_ms
+from services.transcribe.spans import windows as grouped
 
 # Whisper hears 30 s at a time. Neighbouring stretches of speech share such a window, unless more
 # silence than this lies between them: Whisper invents text on silence.
@@ -78,6 +87,8 @@ class _Decode:
     features: Features | None
     encoded: npt.NDArray[Any] | None = None
     """In place of `features`, where the window's language was told: what its encoder made of it."""
+    prompt: tuple[int, ...] = ()
+    """Tokens of text that is taken to have been said before."""
 
 
 _Step = _Tell | _Decode
@@ -130,13 +141,18 @@ class Whisper:
         beam_size: int,
         batch_size: int,
         aligner: Aligner | None = None,
+        task: Literal["transcribe", "translate"] = "transcribe",
     ) -> None:
         """`model` is a loaded `faster_whisper.WhisperModel`, or what derives from it.
+
+        To `translate` is to write English whatever is spoken; words then have the times of what
+        the decoder attends to.
 
         Words of languages that `aligner` knows get their times from it, others from what the
         decoder attends to.
         """
-        self._model, self._beam_size, self._aligner = model, beam_size, aligner
+        self._model, self._beam_size, self._task = model, beam_size, task
+        self._aligner = aligner if task == "transcribe" else None
         self._multilingual = bool(model.model.is_multilingual)
         # The library lists languages that older models have no token for.
         self.languages: Collection[str] = frozenset(
@@ -145,10 +161,11 @@ class Whisper:
             if not self._multilingual or model.hf_tokenizer.token_to_id(f"<|{tag}|>")
         )
         self._tokenizers = {
-            tag: Tokenizer(model.hf_tokenizer, self._multilingual, "transcribe", tag)
+            tag: Tokenizer(model.hf_tokenizer, self._multilingual, task, tag)
             for tag in self.languages
         }
         self._suppressed = get_suppressed_tokens(next(iter(self._tokenizers.values())), [-1])
+        self._prompts = _Prompts(next(iter(self._tokenizers.values())), model.max_length)
         self._batches: Batches[_Step, _Encoded | _Decoded] = Batches(self._run, batch_size, _kind)
 
     @property
@@ -163,66 +180,90 @@ class Whisper:
         asked: Asked = NOTHING_KNOWN,
     ) -> Heard:
         """As `Engine.transcribe`; a replay is heard where no live call has anything to be heard."""
-        windows = list(_windows(spans))
-        told: list[Told] = []
+        under: list[tuple[_Window, Told]] = []
         found: list[HeardSegment] = []
         unplaced = 0
+        prompt = self._prompts.of(asked)
         with (
-            closing(self._steps(audio, windows, asked, told)) as steps,
+            closing(self._steps(audio, spans, asked, prompt.tokens, under)) as steps,
             closing(self._batches.each(steps, replay=asked.replay)) as decoded,
         ):
             for number, heard in enumerate(decoded):
                 assert isinstance(heard, _Decoded)
-                window, language_of = windows[number], told[number].language
+                window, told = under[number]
+                tag = self._written(told.language)
                 words: Sequence[PlacedWord] = heard.words
                 if not words and self._aligner is not None and heard.text.strip():
-                    words = self._aligner.align(_cut(audio, window.bounds), heard.text, language_of)
+                    words = self._aligner.align(_cut(audio, window.bounds), heard.text, tag)
                     unplaced += not words
-                found += _split(heard, words, window, language_of)
-        spoken = most((this, w.speech_ms) for this, w in zip(told, windows, strict=True))
+                found += _split(heard, words, window, tag)
+        spoken = most((told, window.speech_ms) for window, told in under)
         return Heard(
             segments=tuple(found),
-            language=spoken.language,
+            language=self._written(spoken.language) if under else spoken.language,
             language_confidence=spoken.certainty,
-            degradations=_unaligned(unplaced, len(windows)),
+            degradations=_unaligned(unplaced, len(under)),
+            terms=prompt.terms,
+            prompt=prompt.text,
         )
 
     def _steps(
         self,
         audio: Samples,
-        windows: Sequence[_Window],
+        spans: Sequence[Span],
         asked: Asked,
-        told: list[Told],
+        prompt: tuple[int, ...],
+        under: list[tuple[_Window, Told]],
     ) -> Generator[_Decode]:
-        """Each window with its language, which is put into `told` before."""
+        """What is to be decoded, each with its window and language put into `under` before."""
+
+        def decode(window: _Window, told: Told, encoded: npt.NDArray[Any] | None = None) -> _Decode:
+            under.append((window, told))
+            features = self._features(audio, window) if encoded is None else None
+            tag, length_ms = told.language, window.bounds.length_ms
+            return _Decode(tag, self._places(tag), length_ms, features, encoded, prompt)
+
+        windows = [_Window(each) for each in grouped(spans, WINDOW_MS, GAP_MS)]
         if asked.language is not None or not self._multilingual:
-            tag = asked.language or "en"
-            for window in windows:
-                told.append(Told(tag, None))
-                features = self._features(audio, window)
-                yield _Decode(tag, self._places(tag), window.bounds.length_ms, features)
+            told = Told(asked.language or "en", None)
+            yield from (decode(window, told) for window in windows)
             return
 
-        def encoded(numbers: Sequence[int]) -> Generator[_Encoded]:
-            steps = (_Tell(self._features(audio, windows[number])) for number in numbers)
+        def encoded(wanted: Sequence[_Window]) -> Generator[_Encoded]:
+            steps = (_Tell(self._features(audio, window)) for window in wanted)
             with closing(self._batches.each(steps, replay=asked.replay)) as answers:
                 for answer in answers:
                     assert isinstance(answer, _Encoded)
                     yield answer
 
         first = telling([window.speech_ms for window in windows])
-        known = dict(zip(first, encoded(first), strict=True))
+        known = dict(zip(first, encoded([windows[number] for number in first]), strict=True))
         main = main_of(
             ((it.probabilities, windows[number].speech_ms) for number, it in known.items()),
             asked.hints,
         )
-        left = [number for number in range(len(windows)) if number not in known]
+        left = [window for number, window in enumerate(windows) if number not in known]
         with closing(encoded(left)) as others:
             for number, window in enumerate(windows):
                 this = known.pop(number) if number in known else next(others)
-                told.append(of_window(this.probabilities, window.speech_ms, main, asked.hints))
-                tag = told[-1].language
-                yield _Decode(tag, self._places(tag), window.bounds.length_ms, None, this.values)
+                whole = of_window(this.probabilities, window.speech_ms, main, asked.hints)
+                if len(window.spans) == 1 or not may_switch(this.probabilities, asked.hints):
+                    yield decode(window, whole, this.values)
+                    continue
+                each = [_Window([span]) for span in window.spans]
+                alone = [
+                    (it.probabilities, part.speech_ms)
+                    for it, part in zip(encoded(each), each, strict=True)
+                ]
+                parts = stretches(alone, whole, asked.hints)
+                if len(parts) == 1:
+                    yield decode(window, parts[0][1], this.values)
+                    continue
+                for numbers, told in parts:
+                    yield decode(_Window([window.spans[at] for at in numbers]), told)
+
+    def _written(self, spoken: str) -> str:
+        return "en" if self._task == "translate" else spoken
 
     def _places(self, language: str) -> bool:
         return self._aligner is None or not self._aligner.knows(language)
@@ -261,7 +302,7 @@ class Whisper:
         encoded = _stored(values) if values else self._model.encode(np.stack(features))
         results = self._model.model.generate(
             encoded,
-            [self._prompt(step.language) for step in steps],
+            [self._prompt(step) for step in steps],
             beam_size=self._beam_size,
             max_length=self._model.max_length,
             suppress_tokens=self._suppressed,
@@ -285,9 +326,10 @@ class Whisper:
             )
         return decoded
 
-    def _prompt(self, language: str) -> list[int]:
-        tokenizer = self._tokenizers[language]
-        return [*tokenizer.sot_sequence, tokenizer.no_timestamps]
+    def _prompt(self, step: _Decode) -> list[int]:
+        tokenizer = self._tokenizers[step.language]
+        before = [tokenizer.sot_prev, *step.prompt] if step.prompt else []
+        return [*before, *tokenizer.sot_sequence, tokenizer.no_timestamps]
 
     def _words(
         self, steps: Sequence[_Decode], tokens: Sequence[list[int]], encoded: Any
@@ -317,6 +359,40 @@ class Whisper:
         return words
 
 
+class _Prompt(NamedTuple):
+    tokens: tuple[int, ...]
+    terms: tuple[str, ...]
+    text: str
+
+
+class _Prompts:
+    """What a call asks for as tokens: half of what the decoder can look back on."""
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+        self._tokenizer, self._room = tokenizer, max_length // 2 - 1
+
+    def of(self, asked: Asked) -> _Prompt:
+        """The text asked for, then as many of the terms as there is room for; all of a text or
+        term, or nothing of it."""
+        tokens, text = self._encoded(asked.prompt), asked.prompt
+        if not 0 < len(tokens) <= self._room:
+            tokens, text = [], ""
+        passed: list[int] = []
+        terms: list[str] = []
+        for term in asked.terms:
+            more = self._encoded(term + ("," if terms else ""))
+            if len(tokens) + len(passed) + len(more) > self._room:
+                break
+            if more:
+                # The most important stands last, where it is believed most.
+                passed[:0] = more
+                terms.append(term)
+        return _Prompt((*tokens, *passed), tuple(terms), text)
+
+    def _encoded(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(" " + text.strip())) if text.strip() else []
+
+
 def _unaligned(windows: int, of: int) -> tuple[Degradation, ...]:
     if not windows:
         return ()
@@ -328,7 +404,9 @@ def _kind(step: _Step) -> Hashable:
     """Steps of one kind are run together. Windows that come encoded may differ in language."""
     if isinstance(step, _Tell):
         return "tell"
-    return "encoded" if step.encoded is not None else (step.language, step.words)
+    # Prompts of one batch are of one length.
+    told = step.encoded is not None
+    return len(step.prompt), *(("encoded",) if told else (step.language, step.words))
 
 
 def _stored(values: Sequence[npt.NDArray[Any]]) -> Any:
@@ -350,27 +428,6 @@ def _cut(audio: Samples, span: Span) -> Samples:
     return np.asarray(
         audio[span.start_ms * RATE_HZ // 1000 : span.end_ms * RATE_HZ // 1000], np.float32
     )
-
-
-def _windows(spans: Sequence[Span]) -> Iterator[_Window]:
-    """Neighbouring spans that fit a window together; a span longer than one is divided."""
-    window: list[Span] = []
-    for span in spans:
-        pieces = -(-span.length_ms // WINDOW_MS)
-        for number in range(pieces):
-            piece = Span(
-                span.start_ms + span.length_ms * number // pieces,
-                span.start_ms + span.length_ms * (number + 1) // pieces,
-            )
-            if window and (
-                piece.end_ms - window[0].start_ms > WINDOW_MS
-                or piece.start_ms - window[-1].end_ms > GAP_MS
-            ):
-                yield _Window(window)
-                window = []
-            window.append(piece)
-    if window:
-        yield _Window(window)
 
 
 def _split(

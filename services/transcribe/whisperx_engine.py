@@ -52,6 +52,7 @@ class WhisperXEngine:
             beam_size=settings.beam_size,
             batch_size=int(made_of.options["batch_size"]),
             aligner=self._aligners,
+            task=settings.task,
         )
         self.languages: Collection[str] | None = self._whisper.languages
         named = [f"{tag}={name}" for tag, name in sorted(settings.align_models.items())]

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.transcribe.languages import Told, likeliest, main_of, most, of_window, telling
+from services.transcribe.languages import (
+    Told,
+    likeliest,
+    main_of,
+    may_switch,
+    most,
+    of_window,
+    stretches,
+    telling,
+)
 
 LONG = 20_000
 
@@ -67,3 +76,28 @@ def test_what_is_spoken_most_is_the_language_of_the_channel() -> None:
     heard = [(Told("en", 0.9), 1_000), (Told("zh", 0.8), 3_000), (Told("zh", 0.4), 1_000)]
     assert most(heard) == Told("zh", 0.7)
     assert most([(Told("zh", None), 1_000)]) == Told("zh", None)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "hints", "may"),
+    [
+        ({"zh": 0.98, "en": 0.02}, (), False),
+        ({"zh": 0.98, "en": 0.02}, ("zh",), False),
+        ({"zh": 0.98, "en": 0.02}, ("zh", "en"), True),
+        ({"zh": 0.85, "en": 0.12}, (), True),
+    ],
+)
+def test_stretches_are_told_alone_where_two_languages_are_heard_or_expected(
+    probabilities: dict[str, float], hints: tuple[str, ...], may: bool
+) -> None:
+    assert may_switch(probabilities, hints) is may
+
+
+def test_stretches_of_one_language_in_a_row_are_one() -> None:
+    zh, en, short = ({"zh": 0.9}, 3_000), ({"en": 0.96, "zh": 0.02}, 4_000), ({"en": 0.9}, 500)
+    window = Told("zh", 0.6)
+    told = stretches([zh, short, en, en, zh, short], window, ())
+    assert [(numbers, this.language) for numbers, this in told] == [
+        ([0, 1], "zh"), ([2, 3], "en"), ([4, 5], "zh"),
+    ]  # fmt: skip
+    assert stretches([zh, zh], window, ()) == [([0, 1], Told("zh", 0.9))]
