@@ -57,7 +57,7 @@ HOME_OF = {
     "matplotlib": {"services/evaluation/report.py"},
     "minio": {"services/runtime/objects.py"},
     "onnxruntime": {"services/transcribe/vad.py"},
-    "opencc": {"services/evaluation/measures.py"},
+    "opencc": {"services/transcribe/script.py"},
     "pocketsphinx": {"services/transcribe/pocketsphinx_engine.py"},
     "prometheus_client": {"services/runtime/observe.py"},
     "rapidfuzz": {"services/evaluation/measures.py"},
@@ -75,7 +75,7 @@ HOME_OF = {
     "whisperx": {"services/transcribe/whisperx_engine.py"},
 }
 # Not among the core dependencies; only the file that needs one imports it.
-EXTRAS = {"matplotlib", "opencc", "pyannote", "soundfile", "torch", "transformers", "whisperx"}
+EXTRAS = {"matplotlib", "pyannote", "soundfile", "torch", "transformers", "whisperx"}
 
 
 def name_of(path: Path) -> str:
