@@ -49,7 +49,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "segments": (
         *_ROW, "segment_id", "recording_id", "channel", "speaker", "role", "start_ms", "end_ms",
         "text", "language", "confidence", "flags", "words", "word_start_ms", "word_end_ms",
-        "word_confidence", "words_interpolated",
+        "word_confidence", "words_interpolated", "overlapped", "emotion", "sounds", "corrections",
     ),
     "metrics": (*_CHILD, "name", "role", "value"),
     "moments": (*_CHILD, "kind", "role", "start_ms", "end_ms", "segment_ids"),
@@ -86,7 +86,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "calls_transcribed": (
         *_EVENT, "duration_ms", "engine", "engine_version", "model", "model_revision", "device",
         "language", "language_confidence", "segments", "turns", "words", "speech_ms", "masked_ms",
-        "flagged", "degradations", "cached",
+        "flagged", "degradations", "cached", "unheard_ms", "diarizer", "speakers", "speaker_roles",
+        "role_confidences", "vocabulary", "vocabulary_version",
     ),
     "calls_enriched": (
         *_EVENT, "transcript_id", "language", "rules_version", "score", "scorecard",
@@ -523,8 +524,19 @@ def _transcribed(about: About, event: e.CallTranscribed) -> Rows:
             sum([bool(segment.flags) for segment in said]),
             [f"{item.kind}: {item.reason}" for item in event.degradations],
             event.cached,
+            sum(unheard) if (unheard := _unheard_ms(event)) else None,
+            event.diarizer,
+            [speaker.name for speaker in event.speakers],
+            [speaker.role for speaker in event.speakers],
+            [speaker.role_confidence for speaker in event.speakers],
+            event.vocabulary.name if event.vocabulary else "",
+            event.vocabulary.version if event.vocabulary else "",
         ),
     }
+
+
+def _unheard_ms(event: e.CallTranscribed) -> list[int]:
+    return [heard.unheard_ms for heard in event.channels if heard.unheard_ms is not None]
 
 
 def _enriched(about: About, event: e.CallEnriched) -> Rows:
@@ -708,6 +720,10 @@ def _segments(said: Sequence[e.Segment]) -> list[Sequence[Any]]:
         [segment.word_end_ms for segment in said],
         [segment.word_confidence for segment in said],
         [segment.words_interpolated for segment in said],
+        [segment.overlapped for segment in said],
+        ["" if (it := segment.emotion) is e.VoiceEmotion.UNKNOWN else it for segment in said],
+        [segment.sounds for segment in said],
+        [[f"{it.heard} → {it.corrected}" for it in segment.corrections] for segment in said],
     ]
 
 
