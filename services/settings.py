@@ -183,7 +183,9 @@ def data_folder(settings: Settings) -> Path:
     return folder
 
 
-_SECRET = re.compile("PASSWORD|SECRET|CREDENTIALS|__S3|__EXTRA")
+_SECRET = re.compile(
+    "PASSWORD|SECRET|CREDENTIALS|API_KEY|__S3|__EXTRA|TRANSCRIBE__ENDPOINT(__URL)?$"
+)
 
 
 def _told(error: ValidationError) -> Iterator[str]:

@@ -52,6 +52,7 @@ HOME_OF = {
         "services/loopback.py",
         "services/runtime/registry.py",
         "services/transcribe/faster_whisper_engine.py",
+        "services/transcribe/openai_engine.py",
     },
     "jieba": {"services/enrich/lexicon.py"},
     "matplotlib": {"services/evaluation/report.py"},

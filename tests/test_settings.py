@@ -56,6 +56,10 @@ def test_a_variable_of_the_file_is_told_too(tmp_path: Path) -> None:
         ("SINK", '{"password": "hunter2'),
         ("SINK", '{"pasword": "hunter2"}'),
         ("SINK", '{"password": ["hunter2"]}'),
+        ("TRANSCRIBE__ENDPOINT", '"hunter2"'),
+        ("TRANSCRIBE__ENDPOINT", '{"api_key": ["hunter2"]}'),
+        ("TRANSCRIBE__ENDPOINT", '{"apikey": "hunter2"}'),
+        ("TRANSCRIBE__ENDPOINT__URL", "https://me:hunter2@speech.example/v1"),
         ("LOG__KAFKA__EXTRA", "sasl.oauthbearer.client.secret=hunter2"),
     ],
 )

@@ -13,12 +13,18 @@ from services.transcribe.engine import Engine
 from services.transcribe.settings import TranscribeSettings
 
 
+def _is_here() -> None:
+    """An engine that was loaded stays."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """An engine, loaded, and why it is this one: in words, published with every transcript."""
 
     engine: Engine
     reason: str
+    check: Callable[[], None] = _is_here
+    """Asks whether it can be had at this moment; blocks. Raises Transient where it cannot."""
 
 
 def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") -> Chosen:
@@ -37,6 +43,8 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
             return _whisper(settings)
         case "whisperx":
             return _whisperx(settings)
+        case "openai":
+            return _openai(settings, asked_by)
         case "auto":
             try:
                 return _whisper(settings)
@@ -127,6 +135,26 @@ def _whisperx(settings: TranscribeSettings) -> Chosen:
     folder, where = locate(settings)
     engine = WhisperXEngine(folder, settings)
     return Chosen(engine, f"whisperx {engine.identity.model}: {where}")
+
+
+def _openai(settings: TranscribeSettings, asked_by: str) -> Chosen:
+    from services.transcribe.openai_engine import OpenAIEngine
+
+    _no_translation(settings)
+    engine = OpenAIEngine(settings.endpoint)
+    return Chosen(
+        engine,
+        f"openai {engine.identity.model} at {settings.endpoint.url}: {asked_by} asks for it",
+        engine.probe,
+    )
+
+
+def _no_translation(settings: TranscribeSettings) -> None:
+    if settings.task == "translate":
+        raise ValueError(
+            f"transcribe.task=translate needs a Whisper here: transcribe.engine={settings.engine} "
+            "writes what is spoken"
+        )
 
 
 def _pocketsphinx(why: str) -> Chosen:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from schemas.events import SegmentKind
 from services.runtime.errors import Invalid
@@ -20,6 +29,7 @@ OPTIONS: Mapping[str, str] = {
 """What a replay may override, each with its meaning."""
 
 
+EngineName = Literal["auto", "faster-whisper", "whisperx", "openai", "pocketsphinx", "stub"]
 LanguageTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$")]
 """BCP 47."""
 
@@ -73,16 +83,96 @@ class TrustSettings(BaseModel):
     )
 
 
+class EndpointSettings(BaseModel):
+    """A server that transcribes as OpenAI's does: vLLM, speaches, whisper.cpp, or OpenAI's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[!-~]+$",
+        description="The server with the path that comes before /audio/transcriptions, such as "
+        "http://gpu-1:8000/v1.",
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""), description="Sent as a bearer token; empty: none is sent."
+    )
+    ca_file: Path | None = Field(
+        default=None, description="Certificates (PEM) by which the server is known, beside others."
+    )
+    model: str = Field(default="", description="Model as the server names it.")
+    revision: str = Field(
+        default="",
+        description="Anything that changes when the server has another model under that name: "
+        "results are kept under it.",
+    )
+    languages: frozenset[LanguageTag] | None = Field(
+        default=None, description="Languages that the model knows; unset: any."
+    )
+    response_format: Literal["auto", "verbose_json", "json"] = Field(
+        default="auto",
+        description="verbose_json has times, which not every model can give, json has text alone. "
+        "auto: as much as the server gives.",
+    )
+    longest_s: float = Field(
+        default=30.0,
+        ge=1,
+        le=1_800,
+        description="Longest stretch in one request, of 32 kB a second. Where the server gives no "
+        "times, text is known to lie somewhere in its stretch.",
+    )
+    prompt_characters: int = Field(
+        default=400,
+        ge=0,
+        description="Room for terms and a prompt in a request. A Whisper looks back on 224 tokens.",
+    )
+    connect_timeout_s: float = Field(default=5.0, gt=0, description="Longest wait to be let in.")
+    timeout_s: float = Field(
+        default=120.0, gt=0, description="Longest a request may take, its answer read to the end."
+    )
+    busy_wait_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="Longest wait, within a call, for a server that says it is busy; beyond it "
+        "the call starts again later, from where it was.",
+    )
+    max_answer_bytes: int = Field(
+        default=2 << 20, ge=1_000, description="A longer answer is not read."
+    )
+    concurrency: int = Field(
+        default=4, ge=1, le=1_000, description="Requests at once, of all calls together."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_bare(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            bad = not parts.hostname or parts.username is not None or parts.query or parts.fragment
+            _ = parts.port
+        except ValueError as error:
+            raise ValueError(f"is no URL: {error}") from None
+        if bad:
+            raise ValueError(
+                "is a server and a path alone; what it is asked with goes into "
+                "transcribe.endpoint.api_key"
+            )
+        return url.rstrip("/")
+
+
 class TranscribeSettings(BaseModel):
     """How recordings become text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    engine: Literal["auto", "faster-whisper", "whisperx", "pocketsphinx", "stub"] = Field(
+    engine: EngineName = Field(
         default="auto",
         description="What listens. auto: faster-whisper where its model can be had, else "
         "PocketSphinx (English only). whisperx: the same Whisper, its words placed by alignment "
-        "models; needs the extra `transcribe`. stub: no recognition, for load tests.",
+        "models; needs the extra `transcribe`. openai: a server, see transcribe.endpoint. "
+        "stub: no recognition, for load tests.",
     )
     model: str = Field(
         default="small",
@@ -102,6 +192,9 @@ class TranscribeSettings(BaseModel):
         default=10.0,
         gt=0,
         description="How long a silent model hub is waited for, when it is first asked.",
+    )
+    endpoint: EndpointSettings = Field(
+        default=EndpointSettings(), description="The server of engine=openai."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where Whisper runs."

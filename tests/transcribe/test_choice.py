@@ -96,6 +96,26 @@ def test_engines_asked_for_by_name() -> None:
     assert "nothing is recognised" in stub.reason
 
 
+def test_a_server_is_chosen_without_asking_it() -> None:
+    settings = TranscribeSettings.model_validate(
+        {"engine": "openai", "endpoint": {"url": "http://127.0.0.1:9/v1", "model": "large"}}
+    )
+    chosen = choose(settings)
+    assert chosen.engine.identity.name == "openai"
+    assert chosen.reason == ("openai large at http://127.0.0.1:9/v1: transcribe.engine asks for it")
+    with pytest.raises(Transient, match="endpoint_down"):
+        chosen.check()
+
+
+def test_what_writes_down_what_is_spoken_translates_nothing() -> None:
+    settings = TranscribeSettings.model_validate(
+        {"engine": "openai", "task": "translate",
+         "endpoint": {"url": "http://127.0.0.1:9/v1", "model": "large"}}
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"transcribe\.task=translate needs a Whisper"):
+        choose(settings)
+
+
 def test_settings_refuse_what_they_do_not_know() -> None:
     with pytest.raises(ValidationError, match="beam"):
         TranscribeSettings.model_validate({"beam": 5})

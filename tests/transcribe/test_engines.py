@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
@@ -14,11 +15,13 @@ import pytest
 from schemas.events import DegradationKind
 from services.transcribe.engine import Asked, Engine, Heard, primary_tag
 from services.transcribe.faster_whisper_engine import FasterWhisperEngine
+from services.transcribe.openai_engine import OpenAIEngine
 from services.transcribe.pocketsphinx_engine import PocketSphinxEngine
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
 from services.transcribe.stub_engine import StubEngine
 from tests.transcribe import extra
+from tests.transcribe.endpoint import endpoint
 from tests.transcribe.fake_engine import FakeEngine
 from tests.transcribe.sounds import Samples, noise, silence, speech
 from tests.transcribe.whisper_model import build
@@ -50,6 +53,8 @@ def whisperx(folder: Path, **settings: Any) -> Engine:
         "pocketsphinx",
         "whisper",
         "batched",
+        "openai",
+        "openai, text alone",
         pytest.param("whisperx", marks=pytest.mark.whisperx),
         pytest.param("whisperx aligned", marks=pytest.mark.whisperx),
     ],
@@ -68,12 +73,19 @@ def engine(
             TranscribeSettings(model_dir=whisper_folder, beam_size=2, batch_size=batch_size),
         )
 
+    def openai(**settings: Any) -> Engine:
+        stack = ExitStack()
+        request.addfinalizer(stack.close)
+        return OpenAIEngine(stack.enter_context(endpoint()).settings(**settings))
+
     makers: dict[str, Callable[[], Engine]] = {
         "fake": FakeEngine,
         "stub": StubEngine,
         "pocketsphinx": PocketSphinxEngine,
         "whisper": lambda: whisper(1),
         "batched": lambda: whisper(4),
+        "openai": openai,
+        "openai, text alone": lambda: openai(response_format="json"),
         "whisperx": lambda: whisperx(whisper_folder),
         "whisperx aligned": lambda: whisperx(
             whisper_folder, align_models={tag: str(aligner()) for tag in ("en", "zh")}

@@ -1,0 +1,892 @@
+"""Speech through a server that transcribes as OpenAI's does: POST <url>/audio/transcriptions.
+
+Served that way are Whisper (vLLM, speaches, whisper.cpp), Qwen3-ASR (vLLM) and OpenAI's own models.
+The server is a dependency of ours, and what it answers is not trusted: an answer is read up to a
+size and a time, its text is bounded, and times that cannot be are not taken over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import ssl
+import struct
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpcore
+import httpx
+import numpy as np
+
+from schemas.events import Engine as Identity
+from services.runtime.errors import Invalid, Transient, cause
+from services.runtime.observe import logger
+from services.transcribe.engine import (
+    NOTHING_KNOWN,
+    RATE_HZ,
+    UNDETERMINED,
+    Asked,
+    Heard,
+    HeardSegment,
+    HeardWord,
+    Samples,
+    primary_tag,
+)
+from services.transcribe.languages import TELLING_MS, Told, most
+from services.transcribe.settings import EndpointSettings
+from services.transcribe.spans import Span, total_ms, windows
+
+# Longer silence parts what is sent: models invent text on silence.
+GAP_MS = 2_000
+# What is sent is no shorter: servers refuse a tenth of a second.
+_SHORTEST_MS = 500
+# What nobody says in a second; more is a loop, or nonsense.
+_MOST_CHARACTERS_A_SECOND = 100
+# Of what a server says of itself, or of a failure.
+_LONGEST_REASON = 300
+# Answers kept of calls that a failure broke off, of a stretch each.
+_MOST_KEPT = 512
+_MOST_DOUBTED = 1_024
+# In one go, before a call starts again later.
+_MOST_BUSY_TRIES = 10
+_LONGEST_BUSY_S = 3_600.0
+
+_NAMES = (
+    "afrikaans=af albanian=sq amharic=am arabic=ar armenian=hy assamese=as azerbaijani=az "
+    "bashkir=ba basque=eu belarusian=be bengali=bn bosnian=bs breton=br bulgarian=bg "
+    "burmese=my cantonese=yue castilian=es catalan=ca chinese=zh croatian=hr czech=cs "
+    "danish=da dutch=nl english=en estonian=et faroese=fo filipino=fil finnish=fi flemish=nl "
+    "french=fr galician=gl georgian=ka german=de greek=el gujarati=gu haitian=ht hausa=ha "
+    "hawaiian=haw hebrew=he hindi=hi hungarian=hu icelandic=is indonesian=id italian=it "
+    "japanese=ja javanese=jv jw=jv kannada=kn kazakh=kk khmer=km korean=ko lao=lo latin=la "
+    "latvian=lv lingala=ln lithuanian=lt luxembourgish=lb macedonian=mk malagasy=mg malay=ms "
+    "malayalam=ml maltese=mt mandarin=zh maori=mi marathi=mr mongolian=mn myanmar=my "
+    "nepali=ne norwegian=no nynorsk=nn occitan=oc panjabi=pa pashto=ps persian=fa polish=pl "
+    "portuguese=pt punjabi=pa romanian=ro russian=ru sanskrit=sa serbian=sr shona=sn "
+    "sindhi=sd sinhala=si slovak=sk slovenian=sl somali=so spanish=es sundanese=su "
+    "swahili=sw swedish=sv tagalog=tl tajik=tg tamil=ta tatar=tt telugu=te thai=th "
+    "tibetan=bo turkish=tr turkmen=tk ukrainian=uk urdu=ur uzbek=uz vietnamese=vi welsh=cy "
+    "yiddish=yi yoruba=yo"
+)
+# Whisper's servers name the language in English, others give its tag.
+_TAGS = dict(pair.split("=", 1) for pair in _NAMES.split())
+
+# What may be asked for, the richest first: a server refuses what its model cannot give.
+_WORDS = (
+    ("response_format", "verbose_json"),
+    ("timestamp_granularities[]", "word"),
+    ("timestamp_granularities[]", "segment"),
+)
+_SEGMENTS = (
+    ("response_format", "verbose_json"),
+    ("timestamp_granularities[]", "segment"),
+)
+_TEXT = (("response_format", "json"),)
+_FORMS = {
+    "auto": (_WORDS, _SEGMENTS, _TEXT),
+    "verbose_json": (_WORDS, _SEGMENTS),
+    "json": (_TEXT,),
+}
+
+
+class EndpointFailed(Exception):
+    """The server fails at this one stretch of audio, twice, and takes other audio in between.
+
+    Neither the call nor the server is known to be at fault: the call is tried a set number of
+    times, and such calls in a row stop the stage.
+    """
+
+
+class _Doubtful(Transient):
+    """The server, or what it was sent, is at fault."""
+
+
+class _Busy(Exception):
+    """The server wants to be asked again later."""
+
+    def __init__(self, told: str, after_s: float | None) -> None:
+        super().__init__(told)
+        self.after_s = after_s
+
+
+class _Refused(Exception):
+    """The server does not want what it was sent: its form, its settings or its audio."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    wav: bytes
+    length_ms: int
+    language: str | None
+    prompt: str
+
+    @property
+    def key(self) -> bytes:
+        digest = hashlib.blake2b(self.wav, digest_size=16)
+        digest.update(repr((self.language, self.prompt)).encode())
+        return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some text of an answer; times in ms since the start of what was sent, where they are known.
+
+    The texts of `words` make up `text`.
+    """
+
+    text: str
+    span: Span | None
+    logprob: float | None = None
+    no_speech: float | None = None
+    words: tuple[HeardWord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    language: str
+    parts: tuple[_Part, ...]
+
+
+class OpenAIEngine:
+    """One model of a server. Thread-safe; nothing is asked of the server when it is made.
+
+    Each stretch of speech is sent on its own, so that what the server gives no time lies within
+    it. The same input gives an equal result as far as the server keeps to that: it is asked for
+    no randomness.
+
+    Raises Transient where the server is away, busy, refuses who asks or is no such server:
+    `endpoint_down`, `endpoint_busy`, `endpoint_refused`, `endpoint_strange`. What was heard of the
+    call until then is kept, and not asked for again. Raises Invalid (`endpoint_refused`) for audio
+    that the server refuses while it takes other, and EndpointFailed where it fails at it.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Raises ValueError for a setting that is missing or cannot be used."""
+        if settings.url is None or not settings.model:
+            missing = "url" if settings.url is None else "model"
+            raise ValueError(
+                f"transcribe.engine=openai needs transcribe.endpoint.{missing}, which is not set"
+            )
+        self._key = settings.api_key.get_secret_value()
+        if not all("!" <= letter <= "~" for letter in self._key):
+            raise ValueError(
+                "transcribe.endpoint.api_key holds what no header may: letters, digits and signs "
+                "of ASCII, without spaces, are a key"
+            )
+        self._tls = httpx.create_ssl_context(trust_env=False)
+        if settings.ca_file is not None:
+            try:
+                self._tls.load_verify_locations(settings.ca_file)
+            except OSError as error:
+                raise ValueError(
+                    f"transcribe.endpoint.ca_file={str(settings.ca_file)!r}: {error}"
+                ) from error
+        self._settings, self._clock, self._sleep = settings, clock, sleep
+        self._url = f"{settings.url}/audio/transcriptions"
+        self._forms = _FORMS[settings.response_format]
+        self._slots = _Slots(settings.concurrency)
+        self._lock = threading.Lock()
+        self._form = 0  # which of them it takes, as far as is known
+        self._busy_until = 0.0
+        self._kept: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._doubted: OrderedDict[bytes, None] = OrderedDict()
+        self.languages: Collection[str] | None = (
+            None
+            if settings.languages is None
+            else frozenset(primary_tag(tag) for tag in settings.languages)
+        )
+        self.identity = Identity(
+            name="openai",
+            version="1",
+            model=settings.model,
+            model_revision=settings.revision,
+            device="remote",
+            options={
+                "url": settings.url,
+                "response_format": settings.response_format,
+                "longest_s": f"{settings.longest_s:g}",
+                "prompt_characters": str(settings.prompt_characters),
+                "window_gap_ms": str(GAP_MS),
+            },
+        )
+
+    def transcribe(
+        self,
+        audio: Samples,
+        spans: Sequence[Span],
+        asked: Asked = NOTHING_KNOWN,
+    ) -> Heard:
+        prompt = _prompt(asked, self._settings.prompt_characters)
+        heard = list(windows(spans, round(self._settings.longest_s * 1000), GAP_MS))
+        sent: list[bytes] = []
+
+        def answer(window: Sequence[Span], language: str | None) -> _Answer:
+            question = _question(audio, window, language, prompt.sent)
+            sent.append(question.key)
+            return self._answer(question, asked.replay)
+
+        answers = [answer(window, asked.language) for window in heard]
+        told = [self._told(each, asked) for each in answers]
+        main = most((it, total_ms(window)) for it, window in zip(told, heard, strict=True))
+        for number, window in enumerate(heard):
+            other = told[number].language not in (main.language, UNDETERMINED)
+            if other and main.language != UNDETERMINED and total_ms(window) < TELLING_MS:
+                # Too short to tell a language by: heard as what is spoken around it.
+                answers[number] = answer(window, main.language)
+                told[number] = main
+        with self._lock:
+            for key in sent:
+                self._kept.pop(key, None)
+        return Heard(
+            segments=tuple(
+                segment
+                for each, it, window in zip(answers, told, heard, strict=True)
+                for segment in _segments(each, window, it.language)
+            ),
+            language=main.language,
+            terms=prompt.terms,
+            prompt=prompt.text,
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn."""
+        return self._slots.waiting
+
+    def probe(self) -> None:
+        """Have a second of silence transcribed. Raises Transient where that cannot be done."""
+        second = np.zeros(RATE_HZ, np.float32)
+        try:
+            self._asked(_question(second, [Span(0, 1_000)], None, ""), replay=False)
+        except _Refused as refused:
+            raise self._transient(
+                "endpoint_refused",
+                f"{refused}, of a second of silence; does it have the model "
+                f"transcribe.endpoint.model={self._settings.model!r}, and does "
+                f"transcribe.endpoint.response_format={self._settings.response_format!r} suit it?",
+            ) from None
+
+    def _told(self, answer: _Answer, asked: Asked) -> Told:
+        if asked.language is not None:
+            return Told(asked.language, None)
+        if answer.language == UNDETERMINED and len(asked.hints) == 1:
+            return Told(asked.hints[0], None)
+        return Told(answer.language, None)
+
+    # What is asked, and what is known of it
+
+    def _answer(self, question: _Question, replay: bool) -> _Answer:
+        key = question.key
+        with self._lock:
+            if (kept := self._kept.get(key)) is not None:
+                return kept
+            doubted = key in self._doubted
+        if doubted:
+            # It was this, or the server. Who takes silence now is not away.
+            self.probe()
+        try:
+            answer = self._asked(question, replay)
+        except _Refused as refused:
+            self.probe()
+            told = f"{self._where(refused)}, of this call's audio, while it takes other"
+            if question.language is not None:
+                told += (
+                    f"; where its language {question.language!r} is the reason, "
+                    "transcribe.endpoint.languages names those that the model knows"
+                )
+            raise Invalid("endpoint_refused", told) from None
+        except _Doubtful as failure:
+            if doubted:
+                raise EndpointFailed(f"{failure}; it takes other audio") from failure
+            with self._lock:
+                _remember(self._doubted, key, None, _MOST_DOUBTED)
+            raise
+        with self._lock:
+            self._doubted.pop(key, None)
+            _remember(self._kept, key, answer, _MOST_KEPT)
+        return answer
+
+    def _asked(self, question: _Question, replay: bool) -> _Answer:
+        """The answer in the richest form that the server gives."""
+        known = self._form
+        refusals: list[_Refused] = []
+        for number in range(known, len(self._forms)):
+            try:
+                answer = self._sent(question, self._forms[number], replay)
+            except _Refused as refused:
+                refusals.append(refused)
+                continue
+            if refusals:
+                with self._lock:
+                    self._form = max(self._form, number)
+                logger("transcribe").warning(
+                    "times are not asked for any more" if self._forms[number] is _TEXT
+                    else "times of words are not asked for any more",
+                    url=self._url, why=str(refusals[0]),
+                )  # fmt: skip
+            return answer
+        raise refusals[0]
+
+    def _sent(self, question: _Question, form: Iterable[tuple[str, str]], replay: bool) -> _Answer:
+        until = self._clock() + self._settings.busy_wait_s
+        for tried in range(_MOST_BUSY_TRIES):
+            with self._lock:
+                wait_s = self._busy_until - self._clock()
+            if wait_s > 0:
+                if self._clock() + wait_s > until:
+                    raise self._transient(
+                        "endpoint_busy", f"it asks for {wait_s:.0f} s without requests"
+                    )
+                self._sleep(wait_s)
+            try:
+                with self._slots.taken(replay):
+                    return self._posted(question, form)
+            except _Busy as busy:
+                told = str(busy)
+                after_s = 2.0**tried if busy.after_s is None else max(0.5, busy.after_s)
+                with self._lock:
+                    self._busy_until = max(
+                        self._busy_until, self._clock() + min(after_s, _LONGEST_BUSY_S)
+                    )
+        raise self._transient("endpoint_busy", told)
+
+    # Over HTTP
+
+    def _posted(self, question: _Question, form: Iterable[tuple[str, str]]) -> _Answer:
+        settings = self._settings
+        fields = [("model", settings.model), ("temperature", "0"), *form]
+        if question.language is not None:
+            fields.append(("language", question.language))
+        if question.prompt:
+            fields.append(("prompt", question.prompt))
+        boundary = uuid.uuid4().hex
+        body = _multipart(boundary, fields, question.wav)
+        headers = [
+            ("Host", httpx.URL(self._url).netloc.decode("ascii")),
+            ("Content-Type", f"multipart/form-data; boundary={boundary}"),
+            ("Content-Length", str(len(body))),
+            ("Accept", "application/json"),
+            ("Accept-Encoding", "identity"),  # what is counted is what was sent
+            ("User-Agent", "callstream-transcribe"),
+        ]
+        if self._key:
+            headers.append(("Authorization", f"Bearer {self._key}"))
+        deadline = time.monotonic() + settings.timeout_s
+        # One connection each: a server that closes those at rest would seem to fail.
+        pool = httpcore.ConnectionPool(
+            ssl_context=self._tls, network_backend=_Timed(deadline), max_connections=1
+        )
+        times = {
+            "connect": settings.connect_timeout_s,
+            "read": settings.timeout_s,
+            "write": settings.timeout_s,
+        }
+        whole = bytearray()
+        try:
+            with (
+                pool,
+                pool.stream(
+                    "POST", self._url, headers=headers, content=body, extensions={"timeout": times}
+                ) as answer,
+            ):
+                for block in answer.iter_stream():
+                    whole += block
+                    if len(whole) > settings.max_answer_bytes:
+                        raise self._doubtful(
+                            "endpoint_strange",
+                            f"answers with more than transcribe.endpoint.max_answer_bytes="
+                            f"{settings.max_answer_bytes}",
+                        )
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            told = f"cannot be reached ({cause(error)})"
+            raise self._transient("endpoint_down", told) from error
+        except httpcore.TimeoutException as error:
+            raise self._doubtful(
+                "endpoint_down",
+                f"no answer within transcribe.endpoint.timeout_s={settings.timeout_s:g}",
+            ) from error
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            raise self._doubtful("endpoint_down", f"breaks off ({cause(error)})") from error
+        said = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in answer.headers}
+        self._judge(answer.status, said, bytes(whole))
+        try:
+            return _read(bytes(whole), question.length_ms)
+        except _Strange as strange:
+            raise self._doubtful(
+                "endpoint_strange",
+                f"answers {strange}; is transcribe.endpoint.url that of a server which "
+                "transcribes as OpenAI's does, with its path, such as /v1?",
+            ) from None
+
+    def _judge(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """Raises what an answer other than a transcript means."""
+        if 200 <= status < 300:
+            return
+        told = f"answers {status}"
+        if said := self._said(body):
+            told += f" ({said})"
+        if 300 <= status < 400:
+            raise self._transient(
+                "endpoint_refused",
+                f"{told}; redirects are not followed: set transcribe.endpoint.url to where the "
+                "server is",
+            )
+        match status:
+            case 400 | 415 | 422:
+                raise _Refused(told)
+            case 401 | 403:
+                mend = "see transcribe.endpoint.api_key"
+            case 404 | 405 | 410:
+                mend = (
+                    f"has transcribe.endpoint.url the path before /audio/transcriptions, and the "
+                    f"server the model transcribe.endpoint.model={self._settings.model!r}?"
+                )
+            case 413:
+                # A stretch is as long as any may be: this is never about one call.
+                mend = f"lower transcribe.endpoint.longest_s={self._settings.longest_s:g}"
+            case 409 | 425 | 429:
+                raise _Busy(told, _after_s(headers))
+            case 503 if "retry-after" in headers:
+                raise _Busy(told, _after_s(headers))
+            case 502 | 503 | 504:
+                # A gateway says that the server is away.
+                raise self._transient("endpoint_down", told)
+            case _ if status == 408 or status >= 500:
+                raise self._doubtful("endpoint_down", told)
+            case _:
+                mend = "nothing that is asked for here is known to bring this about"
+        raise self._transient("endpoint_refused", f"{told}; {mend}")
+
+    def _said(self, body: bytes) -> str:
+        """What the server says of a failure, in a line."""
+        text = body[:4_000].decode("utf-8", "replace")
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            error = found.get("error", found)
+            error = error if isinstance(error, dict) else {"message": error}
+            said = error.get("message", error.get("detail"))
+            text = said if isinstance(said, str) else json.dumps(said, default=str)
+        if self._key:
+            text = text.replace(self._key, "***")
+        return _clean(re.sub(r"\s+", " ", text), _LONGEST_REASON)
+
+    def _where(self, told: object) -> str:
+        return f"{self._url} {told}"
+
+    def _transient(self, reason: str, told: object) -> Transient:
+        return Transient(reason, self._where(told))
+
+    def _doubtful(self, reason: str, told: object) -> _Doubtful:
+        return _Doubtful(reason, self._where(told))
+
+
+class _Slots:
+    """So many requests at once; a replay's wait while a live call has one to send."""
+
+    def __init__(self, free: int) -> None:
+        self.waiting = 0
+        self._free, self._live_waiting = free, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, replay: bool) -> Iterator[None]:
+        with self._changed:
+            self.waiting += 1
+            self._live_waiting += not replay
+            try:
+                self._changed.wait_for(
+                    lambda: self._free > 0 and not (replay and self._live_waiting)
+                )
+            finally:
+                self.waiting -= 1
+                self._live_waiting -= not replay
+            self._free -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()
+
+
+class _Timed(httpcore.NetworkBackend):
+    """Connections whose every step ends by `deadline`: a server that trickles buys no time."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        stream = httpcore.SyncBackend().connect_tcp(
+            host, port, _left(self._deadline, timeout), local_address, socket_options
+        )
+        return _TimedStream(stream, self._deadline)
+
+
+class _TimedStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+        self._stream, self._deadline = stream, deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left(self._deadline, timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left(self._deadline, timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        left = _left(self._deadline, timeout)
+        return _TimedStream(
+            self._stream.start_tls(ssl_context, server_hostname, left), self._deadline
+        )
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _left(deadline: float, timeout: float | None) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout("the whole request takes too long")
+    return left if timeout is None else min(left, timeout)
+
+
+def _after_s(headers: dict[str, str]) -> float | None:
+    """What Retry-After asks for: seconds, or a date."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _remember(kept: OrderedDict[bytes, Any], key: bytes, value: object, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
+# What is sent
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    sent: str
+    terms: tuple[str, ...]
+    text: str
+
+
+def _prompt(asked: Asked, room: int) -> _Prompt:
+    """The text asked for, then as many terms as there is room for; each whole or not at all.
+
+    The most important term stands last: a Whisper believes most what it was told last.
+    """
+    text = asked.prompt.strip()
+    if len(text) > room:
+        text = ""
+    terms: list[str] = []
+    length = len(text)
+    for term in asked.terms:
+        length += len(term.strip()) + 2  # what is put before it
+        if length > room:
+            break
+        terms.append(term)
+    named = ", ".join(term.strip() for term in reversed(terms) if term.strip())
+    sent = " ".join(part for part in (text, named) if part)
+    return _Prompt(sent, tuple(terms), asked.prompt if text else "")
+
+
+def _question(
+    audio: Samples, window: Sequence[Span], language: str | None, prompt: str
+) -> _Question:
+    start, end = window[0].start_ms, window[-1].end_ms
+    samples = audio[start * RATE_HZ // 1000 : end * RATE_HZ // 1000]
+    shortest = _SHORTEST_MS * RATE_HZ // 1000
+    if samples.size < shortest:
+        samples = np.pad(samples, (0, shortest - samples.size))
+    pcm = (np.clip(samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
+    return _Question(_wav(pcm), end - start, language, prompt)
+
+
+def _wav(pcm: bytes) -> bytes:
+    """16-bit mono at 16 kHz as a file."""
+    form = struct.pack("<HHIIHH", 1, 1, RATE_HZ, RATE_HZ * 2, 2, 16)
+    head = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(pcm))
+    return b"RIFF" + struct.pack("<I", len(head) + len(pcm)) + head + pcm
+
+
+def _multipart(boundary: str, fields: Iterable[tuple[str, str]], wav: bytes) -> bytes:
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields
+    ]
+    parts.append(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="audio.wav"\r\n'
+        "Content-Type: audio/wav\r\n\r\n"
+    )
+    head = "".join(parts).encode("utf-8", "replace")
+    return b"".join((head, wav, f"\r\n--{boundary}--\r\n".encode()))
+
+
+# What is answered
+
+
+class _Strange(Exception):
+    """An answer that is no transcript."""
+
+
+def _read(body: bytes, length_ms: int) -> _Answer:
+    """What a server says is spoken in `length_ms` of audio. Raises _Strange.
+
+    Nothing in it is trusted: what has another type than it should is as if it were not there.
+    """
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _Strange("without JSON") from None
+    text = found.get("text") if isinstance(found, dict) else None
+    if not isinstance(text, str):
+        raise _Strange("without a text")
+    language = _language(found.get("language"))
+    # Qwen3-ASR's own form, which some servers pass on.
+    named, tag, rest = text.partition("<asr_text>")
+    if tag:
+        text = rest
+        if language == UNDETERMINED:
+            language = _language(named.strip().removeprefix("language ").partition(",")[0])
+    most_characters = _MOST_CHARACTERS_A_SECOND * -(-length_ms // 1000)
+    parts = _parts(found, length_ms, most_characters)
+    if not parts:
+        parts = [_Part(_clean(text, most_characters), None)]
+        words = [each for each in _list(found.get("words")) if isinstance(each, dict)]
+        placed, _ = _placed(parts[0].text, words, length_ms)
+        parts = [replace(parts[0], words=placed)]
+    return _Answer(language, tuple(part for part in parts if part.text))
+
+
+def _parts(found: dict[str, Any], length_ms: int, most_characters: int) -> list[_Part]:
+    """The segments of an answer, with their words; none where it has none."""
+    parts: list[_Part] = []
+    words = [each for each in _list(found.get("words")) if isinstance(each, dict)]
+    at, room = 0, most_characters
+    believed = True
+    earliest = 0
+    for each in _list(found.get("segments")):
+        if not isinstance(each, dict) or not isinstance(each.get("text"), str):
+            continue
+        text = _clean(each["text"], room)
+        if not text:
+            continue
+        room -= len(text)
+        span = _span(each, length_ms)
+        believed = believed and span is not None and span.start_ms >= earliest
+        earliest = span.start_ms if span is not None else earliest
+        own = [word for word in _list(each.get("words")) if isinstance(word, dict)]
+        if own:
+            placed, _ = _placed(text, own, length_ms)
+        else:
+            placed, taken = _placed(text, words[at:], length_ms)
+            at += taken
+        # A compression ratio below 0 is none: a server that has no such figures makes them up.
+        figures = (_number(each.get("compression_ratio")) or 0.0) >= 0.0
+        logprob = _number(each.get("avg_logprob")) if figures else None
+        no_speech = _number(each.get("no_speech_prob")) if figures else None
+        parts.append(
+            _Part(
+                text,
+                span,
+                None if logprob is None else round(min(0.0, logprob), 4),
+                None if no_speech is None or not 0 <= no_speech <= 1 else round(no_speech, 4),
+                placed,
+            )
+        )
+    if believed:
+        return parts
+    # One time that cannot be, and none is believed.
+    return [replace(part, span=None, words=()) for part in parts]
+
+
+def _placed(
+    text: str, words: Sequence[dict[str, Any]], length_ms: int
+) -> tuple[tuple[HeardWord, ...], int]:
+    """The words that make up `text`, of those that an answer names; and how many those are.
+
+    A word's text is as it stands in `text`, with the signs around it. None where they are others.
+    """
+    low = text.lower()
+    low = low if len(low) == len(text) else text
+    starts: list[int] = []
+    ends: list[int] = []
+    chosen: list[dict[str, Any]] = []
+    taken = at = 0
+    for word in words:
+        named = word.get("word")
+        named = _clean(named, len(text) + 1).lower() if isinstance(named, str) else ""
+        where = low.find(named, at)
+        if where < 0 or any(letter.isalnum() for letter in low[at:where]):
+            break
+        taken += 1
+        if named:
+            starts.append(where)
+            at = where + len(named)
+            ends.append(at)
+            chosen.append(word)
+    if not chosen or any(letter.isalnum() for letter in low[at:]):
+        return (), 0
+    # Signs before a word belong to it from the last space on, others to the word before.
+    cuts = [0]
+    for end, start in zip(ends, starts[1:], strict=False):
+        space = text.rfind(" ", end, start)
+        cuts.append(start if space < 0 else space + 1)
+    cuts.append(len(text))
+    placed: list[HeardWord] = []
+    earliest = 0
+    for number, word in enumerate(chosen):
+        span = _span(word, length_ms)
+        if span is not None and span.start_ms < earliest:
+            span = None
+        earliest = earliest if span is None else span.start_ms
+        sure = _number(word.get("probability"))
+        placed.append(
+            HeardWord(
+                text=text[cuts[number] : cuts[number + 1]],
+                start_ms=None if span is None else span.start_ms,
+                end_ms=None if span is None else span.end_ms,
+                confidence=None if sure is None or not 0 <= sure <= 1 else round(sure, 4),
+            )
+        )
+    return tuple(placed), taken
+
+
+def _span(found: dict[str, Any], length_ms: int) -> Span | None:
+    """Its start and end within the audio; None where they cannot be."""
+    start, end = _number(found.get("start")), _number(found.get("end"))
+    if start is None or end is None or not 0 <= start <= end:
+        return None
+    # A model that hears 30 s at a time may end its last words there, whatever it was sent.
+    first = min(round(min(start, length_ms) * 1000), length_ms)
+    return Span(first, min(round(min(end, length_ms) * 1000), length_ms))
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _language(value: object) -> str:
+    if not isinstance(value, str):
+        return UNDETERMINED
+    value = value.strip().lower()
+    if value in _TAGS:
+        return _TAGS[value]
+    return primary_tag(value) if re.fullmatch(r"[a-z]{2,3}([-_][a-z0-9]{1,8})*", value) else "und"
+
+
+def _clean(text: str, longest: int) -> str:
+    """`text` as it may be published: without what no transcript holds, and no longer than that."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", " ", text[: longest + 1_000])
+    return text.strip()[: max(0, longest)].rstrip()
+
+
+def _segments(answer: _Answer, window: Sequence[Span], language: str) -> Iterator[HeardSegment]:
+    """What is said in `window`, by its stretches of speech as far as words have times."""
+    bounds = Span(window[0].start_ms, window[-1].end_ms)
+    earliest = bounds.start_ms
+    for part in answer.parts:
+        for text, span, words in _stretches(part, window, bounds):
+            known = [word.confidence for word in words if word.confidence is not None]
+            sure = sum(known) / len(known) if known else None
+            if sure is None and part.logprob is not None:
+                sure = math.exp(part.logprob)  # the mean of its tokens
+            start = max(earliest, span.start_ms)
+            earliest = start
+            yield HeardSegment(
+                text=text,
+                start_ms=start,
+                end_ms=max(start, span.end_ms),
+                language=language,
+                confidence=None if sure is None else round(sure, 4),
+                no_speech=part.no_speech,
+                logprob=part.logprob,
+                words=words or None,
+            )
+
+
+def _stretches(
+    part: _Part, window: Sequence[Span], bounds: Span
+) -> Iterator[tuple[str, Span, tuple[HeardWord, ...]]]:
+    """`part` by the stretches of speech that its words lie in, on the timeline of `window`."""
+    whole = bounds if part.span is None else part.span.shifted(bounds.start_ms)
+    if not any(word.start_ms is not None for word in part.words):
+        yield part.text, whole, ()
+        return
+    groups: list[list[HeardWord]] = [[] for _ in window]
+    number = 0
+    for word in part.words:
+        if word.start_ms is None or word.end_ms is None:
+            groups[number].append(word)
+            continue
+        middle = bounds.start_ms + (word.start_ms + word.end_ms) // 2
+        # A word belongs to the stretch nearest to its middle; words never go back.
+        while number + 1 < len(window) and middle - window[number].end_ms > max(
+            0, window[number + 1].start_ms - middle
+        ):
+            number += 1
+        # It ends where the stretch does: models stretch words over silence.
+        first, last = window[number]
+        start = min(max(bounds.start_ms + word.start_ms, first), last)
+        end = min(max(bounds.start_ms + word.end_ms, start), last)
+        groups[number].append(replace(word, start_ms=start, end_ms=end))
+    for group in groups:
+        text = "".join(word.text for word in group).strip()
+        if not text:
+            continue
+        starts = [word.start_ms for word in group if word.start_ms is not None]
+        ends = [word.end_ms for word in group if word.end_ms is not None]
+        span = Span(min(starts), max(ends)) if starts else whole
+        yield text, span, tuple(replace(word, text=word.text.strip()) for word in group)
