@@ -24,6 +24,7 @@ from services.cli.archive import NoSuchCall, newest
 from services.cli.console import Stop, err, log_to_file, out
 from services.cli.demo import demo as run_demo
 from services.cli.doctor import checks
+from services.cli.eval import eval_app
 from services.cli.follow import THROUGH, follow, states
 from services.cli.replay import replay_app
 from services.cli.schemas import schemas_app
@@ -53,6 +54,7 @@ letters_app = typer.Typer(help="What could not be processed, and what to do abou
                           no_args_is_help=True)  # fmt: skip
 app.add_typer(letters_app, name="dead-letters")
 app.add_typer(replay_app, name="replay")
+app.add_typer(eval_app)
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(topics_app, name="topics")
 
