@@ -54,6 +54,7 @@ HOME_OF = {
         "services/transcribe/faster_whisper_engine.py",
         "services/transcribe/openai_engine.py",
     },
+    "funasr": {"services/transcribe/sensevoice_engine.py"},
     "jieba": {"services/enrich/lexicon.py"},
     "matplotlib": {"services/evaluation/report.py"},
     "minio": {"services/runtime/objects.py"},
@@ -76,7 +77,7 @@ HOME_OF = {
     "whisperx": {"services/transcribe/whisperx_engine.py"},
 }
 # Not among the core dependencies; only the file that needs one imports it.
-EXTRAS = {"matplotlib", "pyannote", "soundfile", "torch", "transformers", "whisperx"}
+EXTRAS = {"funasr", "matplotlib", "pyannote", "soundfile", "torch", "transformers", "whisperx"}
 
 
 def name_of(path: Path) -> str:

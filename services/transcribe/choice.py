@@ -43,6 +43,8 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
             return _whisper(settings)
         case "whisperx":
             return _whisperx(settings)
+        case "sensevoice":
+            return _sensevoice(settings, asked_by)
         case "openai":
             return _openai(settings, asked_by)
         case "auto":
@@ -135,6 +137,14 @@ def _whisperx(settings: TranscribeSettings) -> Chosen:
     folder, where = locate(settings)
     engine = WhisperXEngine(folder, settings)
     return Chosen(engine, f"whisperx {engine.identity.model}: {where}")
+
+
+def _sensevoice(settings: TranscribeSettings, asked_by: str) -> Chosen:
+    from services.transcribe.sensevoice_engine import SenseVoiceEngine
+
+    _no_translation(settings)
+    engine = SenseVoiceEngine(settings)
+    return Chosen(engine, f"sensevoice {engine.identity.model}: {asked_by} asks for it")
 
 
 def _openai(settings: TranscribeSettings, asked_by: str) -> Chosen:

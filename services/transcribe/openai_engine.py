@@ -43,6 +43,7 @@ from services.transcribe.engine import (
     primary_tag,
 )
 from services.transcribe.languages import TELLING_MS, Told, most
+from services.transcribe.placing import placed
 from services.transcribe.settings import EndpointSettings
 from services.transcribe.spans import Span, total_ms, windows
 
@@ -52,6 +53,7 @@ GAP_MS = 2_000
 _SHORTEST_MS = 500
 # What nobody says in a second; more is a loop, or nonsense.
 _MOST_CHARACTERS_A_SECOND = 100
+_LONGEST_WORD = 200
 # Of what a server says of itself, or of a failure.
 _LONGEST_REASON = 300
 # Answers kept of calls that a failure broke off, of a stretch each.
@@ -690,21 +692,23 @@ def _read(body: bytes, length_ms: int) -> _Answer:
         text = rest
         if language == UNDETERMINED:
             language = _language(named.strip().removeprefix("language ").partition(",")[0])
-    most_characters = _MOST_CHARACTERS_A_SECOND * -(-length_ms // 1000)
-    parts = _parts(found, length_ms, most_characters)
+    parts = _parts(found, length_ms)
     if not parts:
-        parts = [_Part(_clean(text, most_characters), None)]
-        words = [each for each in _list(found.get("words")) if isinstance(each, dict)]
-        placed, _ = _placed(parts[0].text, words, length_ms)
-        parts = [replace(parts[0], words=placed)]
+        parts = [_Part(_clean(text, _most_characters(length_ms)), None)]
+        words = placed(parts[0].text, _words(found.get("words"), length_ms)).words
+        parts = [replace(parts[0], words=words)]
     return _Answer(language, tuple(part for part in parts if part.text))
 
 
-def _parts(found: dict[str, Any], length_ms: int, most_characters: int) -> list[_Part]:
+def _most_characters(length_ms: int) -> int:
+    return _MOST_CHARACTERS_A_SECOND * -(-length_ms // 1000)
+
+
+def _parts(found: dict[str, Any], length_ms: int) -> list[_Part]:
     """The segments of an answer, with their words; none where it has none."""
     parts: list[_Part] = []
-    words = [each for each in _list(found.get("words")) if isinstance(each, dict)]
-    at, room = 0, most_characters
+    beside = _words(found.get("words"), length_ms)
+    room = _most_characters(length_ms)
     believed = True
     earliest = 0
     for each in _list(found.get("segments")):
@@ -717,12 +721,10 @@ def _parts(found: dict[str, Any], length_ms: int, most_characters: int) -> list[
         span = _span(each, length_ms)
         believed = believed and span is not None and span.start_ms >= earliest
         earliest = span.start_ms if span is not None else earliest
-        own = [word for word in _list(each.get("words")) if isinstance(word, dict)]
-        if own:
-            placed, _ = _placed(text, own, length_ms)
-        else:
-            placed, taken = _placed(text, words[at:], length_ms)
-            at += taken
+        own = _words(each.get("words"), length_ms)
+        words, taken = placed(text, own or beside)
+        if not own:
+            beside = beside[taken:]
         # A compression ratio below 0 is none: a server that has no such figures makes them up.
         figures = (_number(each.get("compression_ratio")) or 0.0) >= 0.0
         logprob = _number(each.get("avg_logprob")) if figures else None
@@ -733,7 +735,7 @@ def _parts(found: dict[str, Any], length_ms: int, most_characters: int) -> list[
                 span,
                 None if logprob is None else round(min(0.0, logprob), 4),
                 None if no_speech is None or not 0 <= no_speech <= 1 else round(no_speech, 4),
-                placed,
+                words,
             )
         )
     if believed:
@@ -742,56 +744,22 @@ def _parts(found: dict[str, Any], length_ms: int, most_characters: int) -> list[
     return [replace(part, span=None, words=()) for part in parts]
 
 
-def _placed(
-    text: str, words: Sequence[dict[str, Any]], length_ms: int
-) -> tuple[tuple[HeardWord, ...], int]:
-    """The words that make up `text`, of those that an answer names; and how many those are.
-
-    A word's text is as it stands in `text`, with the signs around it. None where they are others.
-    """
-    low = text.lower()
-    low = low if len(low) == len(text) else text
-    starts: list[int] = []
-    ends: list[int] = []
-    chosen: list[dict[str, Any]] = []
-    taken = at = 0
-    for word in words:
-        named = word.get("word")
-        named = _clean(named, len(text) + 1).lower() if isinstance(named, str) else ""
-        where = low.find(named, at)
-        if where < 0 or any(letter.isalnum() for letter in low[at:where]):
-            break
-        taken += 1
-        if named:
-            starts.append(where)
-            at = where + len(named)
-            ends.append(at)
-            chosen.append(word)
-    if not chosen or any(letter.isalnum() for letter in low[at:]):
-        return (), 0
-    # Signs before a word belong to it from the last space on, others to the word before.
-    cuts = [0]
-    for end, start in zip(ends, starts[1:], strict=False):
-        space = text.rfind(" ", end, start)
-        cuts.append(start if space < 0 else space + 1)
-    cuts.append(len(text))
-    placed: list[HeardWord] = []
-    earliest = 0
-    for number, word in enumerate(chosen):
-        span = _span(word, length_ms)
-        if span is not None and span.start_ms < earliest:
-            span = None
-        earliest = earliest if span is None else span.start_ms
-        sure = _number(word.get("probability"))
-        placed.append(
-            HeardWord(
-                text=text[cuts[number] : cuts[number + 1]],
-                start_ms=None if span is None else span.start_ms,
-                end_ms=None if span is None else span.end_ms,
-                confidence=None if sure is None or not 0 <= sure <= 1 else round(sure, 4),
+def _words(found: object, length_ms: int) -> list[HeardWord]:
+    """Words as they are named, with the times that may be; no more than a text can hold."""
+    words: list[HeardWord] = []
+    for each in _list(found)[: _most_characters(length_ms)]:
+        if isinstance(each, dict) and isinstance(each.get("word"), str):
+            span = _span(each, length_ms)
+            sure = _number(each.get("probability"))
+            words.append(
+                HeardWord(
+                    text=_clean(each["word"], _LONGEST_WORD),
+                    start_ms=None if span is None else span.start_ms,
+                    end_ms=None if span is None else span.end_ms,
+                    confidence=None if sure is None or not 0 <= sure <= 1 else round(sure, 4),
+                )
             )
-        )
-    return tuple(placed), taken
+    return words
 
 
 def _span(found: dict[str, Any], length_ms: int) -> Span | None:

@@ -29,7 +29,9 @@ OPTIONS: Mapping[str, str] = {
 """What a replay may override, each with its meaning."""
 
 
-EngineName = Literal["auto", "faster-whisper", "whisperx", "openai", "pocketsphinx", "stub"]
+EngineName = Literal[
+    "auto", "faster-whisper", "whisperx", "sensevoice", "openai", "pocketsphinx", "stub"
+]
 LanguageTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$")]
 """BCP 47."""
 
@@ -162,6 +164,33 @@ class EndpointSettings(BaseModel):
         return url.rstrip("/")
 
 
+class SenseVoiceSettings(BaseModel):
+    """SenseVoice, through FunASR."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_dir: Path | None = Field(
+        default=None,
+        description="Folder of a SenseVoiceSmall model (config.yaml, model.pt, am.mvn, the "
+        "tokenizer); goes before `model`, no hub is asked.",
+    )
+    model: str = Field(
+        default="iic/SenseVoiceSmall", min_length=1, description="Its name on the hub."
+    )
+    hub: Literal["ms", "hf"] = Field(
+        default="ms", description="ms: ModelScope. hf: Hugging Face, where names differ."
+    )
+    written: bool = Field(
+        default=True,
+        description="With punctuation, and numbers in digits; otherwise as spoken.",
+    )
+    word_times: bool = Field(
+        default=False,
+        description="Whether FunASR places the words, which takes time; else their times are "
+        "spread.",
+    )
+
+
 class TranscribeSettings(BaseModel):
     """How recordings become text."""
 
@@ -171,7 +200,9 @@ class TranscribeSettings(BaseModel):
         default="auto",
         description="What listens. auto: faster-whisper where its model can be had, else "
         "PocketSphinx (English only). whisperx: the same Whisper, its words placed by alignment "
-        "models; needs the extra `transcribe`. openai: a server, see transcribe.endpoint. "
+        "models; needs the extra `transcribe`. sensevoice: Chinese, Cantonese, English, Japanese "
+        "and Korean, with emotions and sounds; needs the extra `sensevoice`. openai: a server, see "
+        "transcribe.endpoint. "
         "stub: no recognition, for load tests.",
     )
     model: str = Field(
@@ -196,8 +227,11 @@ class TranscribeSettings(BaseModel):
     endpoint: EndpointSettings = Field(
         default=EndpointSettings(), description="The server of engine=openai."
     )
+    sensevoice: SenseVoiceSettings = Field(
+        default=SenseVoiceSettings(), description="The model of engine=sensevoice."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where Whisper runs."
+        default="auto", description="Where Whisper and SenseVoice run."
     )
     compute_type: str = Field(
         default="auto", description="CTranslate2 compute type; auto: int8 on cpu, float16 on cuda."
@@ -214,8 +248,8 @@ class TranscribeSettings(BaseModel):
     batch_size: int = Field(
         default=0,
         ge=0,
-        description="Windows of 30 s, of all calls at work, that are decoded together; "
-        "0: 16 on a GPU, 1 elsewhere, where more is no faster.",
+        description="Windows of 30 s, of all calls at work, that are decoded together; of "
+        "SenseVoice stretches of one call. 0: 16 on a GPU, 1 elsewhere, where more is no faster.",
     )
     language: LanguageTag | None = Field(
         default=None,

@@ -17,10 +17,11 @@ from services.transcribe.engine import Asked, Engine, Heard, primary_tag
 from services.transcribe.faster_whisper_engine import FasterWhisperEngine
 from services.transcribe.openai_engine import OpenAIEngine
 from services.transcribe.pocketsphinx_engine import PocketSphinxEngine
+from services.transcribe.sensevoice_engine import SenseVoiceEngine
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
 from services.transcribe.stub_engine import StubEngine
-from tests.transcribe import extra
+from tests.transcribe import extra, sensevoice_model
 from tests.transcribe.endpoint import endpoint
 from tests.transcribe.fake_engine import FakeEngine
 from tests.transcribe.sounds import Samples, noise, silence, speech
@@ -55,6 +56,8 @@ def whisperx(folder: Path, **settings: Any) -> Engine:
         "batched",
         "openai",
         "openai, text alone",
+        "sensevoice, no model",
+        pytest.param("sensevoice", marks=pytest.mark.sensevoice),
         pytest.param("whisperx", marks=pytest.mark.whisperx),
         pytest.param("whisperx aligned", marks=pytest.mark.whisperx),
     ],
@@ -78,6 +81,20 @@ def engine(
         request.addfinalizer(stack.close)
         return OpenAIEngine(stack.enter_context(endpoint()).settings(**settings))
 
+    def sensevoice(folder: Path) -> Engine:
+        return SenseVoiceEngine(
+            TranscribeSettings.model_validate(
+                {"batch_size": 2, "sensevoice": {"model_dir": folder, "word_times": True}}
+            )
+        )
+
+    def no_sensevoice() -> Engine:
+        patches = pytest.MonkeyPatch()
+        request.addfinalizer(patches.undo)
+        folder = tmp_path_factory.mktemp("sensevoice")
+        sensevoice_model.install(patches, folder)
+        return sensevoice(folder)
+
     makers: dict[str, Callable[[], Engine]] = {
         "fake": FakeEngine,
         "stub": StubEngine,
@@ -86,6 +103,10 @@ def engine(
         "batched": lambda: whisper(4),
         "openai": openai,
         "openai, text alone": lambda: openai(response_format="json"),
+        "sensevoice, no model": no_sensevoice,
+        "sensevoice": lambda: sensevoice(
+            sensevoice_model.build(tmp_path_factory.mktemp("sensevoice"))
+        ),
         "whisperx": lambda: whisperx(whisper_folder),
         "whisperx aligned": lambda: whisperx(
             whisper_folder, align_models={tag: str(aligner()) for tag in ("en", "zh")}

@@ -1,0 +1,64 @@
+"""Words that a recogniser names beside its text, found again in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+from services.transcribe.engine import HeardWord
+
+
+class Placed(NamedTuple):
+    words: tuple[HeardWord, ...]
+    """Their texts make up the whole text."""
+    taken: int
+    """How many of the words that were named these are."""
+
+
+_NONE = Placed((), 0)
+
+
+def placed(text: str, named: Sequence[HeardWord]) -> Placed:
+    """The first of the words `named` that make up `text`, each as it stands there.
+
+    Recognisers name words without the signs around them, or in other letters: here a word has the
+    signs before it from the last space on, and all up to the next word. No words where those named
+    are not all that stands in `text`. One that begins before the word before it has no times.
+    """
+    lower = len(text.lower()) == len(text)  # of some letters the small form is two
+    low = text.lower() if lower else text
+    found: list[tuple[int, int, HeardWord]] = []
+    taken = at = 0
+    for word in named:
+        plain = word.text.strip().lower() if lower else word.text.strip()
+        where = low.find(plain, at)
+        if where < 0 or _says(low[at:where]):
+            break
+        taken += 1
+        if plain:
+            at = where + len(plain)
+            found.append((where, at, word))
+    if not found or _says(low[at:]):
+        return _NONE
+    cuts = [0]
+    for (_, end, _), (start, _, _) in pairwise(found):
+        space = text.rfind(" ", end, start)
+        cuts.append(start if space < 0 else space + 1)
+    cuts.append(len(text))
+    words: list[HeardWord] = []
+    earliest = 0
+    for number, (_, _, word) in enumerate(found):
+        word = replace(word, text=text[cuts[number] : cuts[number + 1]])
+        if word.start_ms is None or word.end_ms is None or word.start_ms < earliest:
+            word = replace(word, start_ms=None, end_ms=None)
+        else:
+            earliest = word.start_ms
+        words.append(word)
+    return Placed(tuple(words), taken)
+
+
+def _says(text: str) -> bool:
+    """Whether more than signs stands in it."""
+    return any(letter.isalnum() for letter in text)
