@@ -140,7 +140,7 @@ def _clip(number: int, text: str, folder: Path) -> Clip:
         speakers=_speakers(told.speakers, folder, stem),
         turns=None
         if told.rttm is None
-        else tuple(_read("rttm", folder / told.rttm, lambda lines: _rttm(lines, stem))),
+        else tuple(_read("rttm", folder, told.rttm, lambda lines: _rttm(lines, stem))),
         roles=roles,
     )
 
@@ -199,8 +199,8 @@ def _speakers(told: list[_Said] | str | None, folder: Path, stem: str) -> Mappin
     if isinstance(told, list):
         return _joined((said.speaker, said.text) for said in told)
     if told.lower().endswith(".stm"):
-        return _joined(_read("speakers", folder / told, lambda lines: _stm(lines, stem)))
-    return _joined(_read("speakers", folder / told, _segments))
+        return _joined(_read("speakers", folder, told, lambda lines: _stm(lines, stem)))
+    return _joined(_read("speakers", folder, told, _segments))
 
 
 def _joined(said: Iterable[tuple[str, str]]) -> Mapping[str, str]:
@@ -210,14 +210,14 @@ def _joined(said: Iterable[tuple[str, str]]) -> Mapping[str, str]:
     return {speaker: " ".join(parts) for speaker, parts in texts.items()}
 
 
-def _read(field: str, path: Path, parse: Callable[[str], list[T]]) -> list[T]:
+def _read(field: str, folder: Path, name: str, parse: Callable[[str], list[T]]) -> list[T]:
     """What `parse` makes of the file that `field` names. Raises WrongManifest."""
     try:
-        return parse(path.read_text("utf-8-sig"))
+        return parse((folder / name).read_text("utf-8-sig"))
     except OSError as error:
-        raise _wrong(field, f"{path.name}: {error.strerror}") from None
+        raise _wrong(field, f"{name}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise _wrong(field, f"{path.name}: {error}") from None
+        raise _wrong(field, f"{name}: {error}") from None
 
 
 def _rows(text: str) -> Iterable[tuple[int, str]]:

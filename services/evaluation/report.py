@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,6 +27,9 @@ from services.evaluation.measures import (
 )
 from services.evaluation.runs import AS_RECORDED, Attempt, EngineRun, Evaluation
 from services.evaluation.telephony import RATE_HZ
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 FORMAT = "callstream-eval-1"
 """Of the JSON; a change of meaning makes a new one."""
@@ -321,9 +325,25 @@ def check_plot(path: Path) -> None:
 def plot(runs: Sequence[EngineRun], path: Path) -> None:
     """Error rates as bars, one colour an engine and condition, with their intervals."""
     import matplotlib
+
+    # Names are no formulas, and in an SVG whoever looks at it has fonts for their script.
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "callstream",
+        "svg.fonttype": "none",
+        "text.parse_math": False,
+    }
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        canvas = _drawn([summary for summary in summaries(runs) if summary.figures])
+        # Without a date, equal figures give an equal file.
+        dates: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+        dated = dates.get(path.suffix.lower())
+        canvas.savefig(path, bbox_inches="tight", dpi=150, metadata=dated)
+
+
+def _drawn(found: Sequence[Summary]) -> Canvas:
     from matplotlib.figure import Figure as Canvas
 
-    found = [summary for summary in summaries(runs) if summary.figures]
     groups = list(dict.fromkeys(each.group for summary in found for each in summary.figures))
     groups.sort(key=_place)
     height = 0.8 / max(1, len(found))
@@ -346,10 +366,7 @@ def plot(runs: Sequence[EngineRun], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if found:
         axes.legend(fontsize="small")
-    with matplotlib.rc_context({"svg.hashsalt": "callstream"}):
-        # Without a date, equal figures give an equal file.
-        dated = {"Date": None} if path.suffix.lower() == ".svg" else {}
-        canvas.savefig(path, bbox_inches="tight", dpi=150, metadata=dated)
+    return canvas
 
 
 def _label(group: tuple[str, str, str], found: Sequence[Summary]) -> str:

@@ -69,7 +69,7 @@ def conditions(told: str) -> list[Condition]:
     """Those that a list such as `g711u,opus-nb,loss10` names. Raises ValueError."""
     found: dict[str, Condition] = {}
     for name in (part.strip().lower() for part in told.split(",")):
-        share = re.fullmatch(r"loss(\d{1,2})", name)
+        share = re.fullmatch(r"loss([0-9]{1,2})", name)
         if share and int(share[1]):
             found[name] = _losing(name, int(share[1]))
         elif name in CONDITIONS:
