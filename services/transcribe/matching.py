@@ -1,0 +1,265 @@
+"""Heard text as tokens, in any script, and phrases found among them.
+
+Case, width and composition do not matter (NFKC, case folded). A token is
+
+    a word of a script that is written with spaces: what apostrophes, hyphens and the like join is
+    one word, an English 's is a token of its own (jon's → jon 's, don't → don't)
+    one character of a script that is written without (Han, Hiragana, Thai ...), and one syllable of
+    Hangul, whose endings have no space before them
+    a run of Katakana, in which a word is no part of a longer one
+    any other character: a phrase that does not name it does not reach across it
+
+so that "cat" is not found in "catalog", "5号" not in "15号", and "kol" is in "用kol打". Matching
+walks one trie from each token: its cost grows with the text, not with the number of phrases.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import lru_cache
+from typing import Generic, NamedTuple, TypeVar
+
+_T = TypeVar("_T")
+
+# Tokens that a phrase's "..." reaches over, and the forms that one phrase may stand for.
+GAP = 5
+MOST_FORMS = 1_000
+_ENDS_SENTENCE = frozenset(".!?。;")
+
+# Of scripts written without spaces, in order; Katakana and Hangul are told apart below.
+_FREE = (
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0x2FDF), (0x3005, 0x3007),
+    (0x3021, 0x3029), (0x3041, 0x309F), (0x3105, 0x312F), (0x31A0, 0x31BF), (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
+)  # fmt: skip
+_KATAKANA = ((0x30A1, 0x30FA), (0x30FC, 0x30FF), (0x31F0, 0x31FF))
+_HANGUL = ((0x1100, 0x11FF), (0x3131, 0x318F), (0xA960, 0xA97F), (0xAC00, 0xD7FF))
+_APOSTROPHES = "‘’ʼ＇`´"
+_HYPHENS = "‐‑－"
+_PLAIN = str.maketrans(_APOSTROPHES + _HYPHENS, "'" * len(_APOSTROPHES) + "-" * len(_HYPHENS))
+
+
+class Kind(Enum):
+    """What a character is to words."""
+
+    SPACE = auto()
+    WORD = auto()
+    FREE = auto()
+    KATAKANA = auto()
+    HANGUL = auto()
+    MARK = auto()
+    OTHER = auto()
+
+
+@lru_cache(maxsize=65_536)
+def kind(character: str) -> Kind:
+    """What one folded character is."""
+    if character.isspace():
+        return Kind.SPACE
+    if unicodedata.category(character).startswith("M"):
+        return Kind.MARK
+    if not character.isalnum() and character != "_":
+        return Kind.OTHER
+    for ranges, of in ((_FREE, Kind.FREE), (_KATAKANA, Kind.KATAKANA), (_HANGUL, Kind.HANGUL)):
+        if any(first <= ord(character) <= last for first, last in ranges):
+            return of
+    return Kind.WORD
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Arrays of equal length; `starts` and `ends` are offsets in the text as it was given."""
+
+    texts: list[str]
+    starts: list[int]
+    ends: list[int]
+
+
+class Found(NamedTuple, Generic[_T]):
+    """A phrase: its first token, the token after its last, and what it was said to mean."""
+
+    first: int
+    after: int
+    value: _T
+
+
+def tokenize(text: str) -> Tokens:
+    """The tokens of `text`, in order; what is no token is space, or shows nothing."""
+    folded, starts, ends = fold(text)
+    kinds = [kind(character) for character in folded]
+    found = Tokens([], [], [])
+
+    def add(first: int, after: int) -> None:
+        found.texts.append(folded[first:after])
+        found.starts.append(starts[first])
+        found.ends.append(ends[after - 1])
+
+    at = 0
+    while at < len(folded):
+        this = kinds[at]
+        first = at
+        at += 1
+        if this is Kind.SPACE:
+            continue
+        if this in (Kind.WORD, Kind.KATAKANA):
+            while at < len(folded) and (
+                kinds[at] in (this, Kind.MARK) or (this is Kind.WORD and _joins(folded, kinds, at))
+            ):
+                at += 1
+            if at - first > 2 and folded.endswith("'s", first, at):
+                add(first, at - 2)
+                first = at - 2
+        else:
+            while at < len(folded) and kinds[at] is Kind.MARK:
+                at += 1
+        add(first, at)
+    return found
+
+
+def _joins(folded: str, kinds: Sequence[Kind], at: int) -> bool:
+    """Whether what stands at `at`, after a word, makes one word of it and what follows."""
+    if not (at + 1 < len(folded) and kinds[at + 1] is Kind.WORD):
+        return False
+    # 3.5, 10:30, 1,000, 24/7 are numbers; e-mail, don't, at&t, example.com are words.
+    return folded[at] in "'-&@." or (
+        folded[at] in ",:/" and folded[at - 1].isdigit() and folded[at + 1].isdigit()
+    )
+
+
+def fold(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
+    """`text` as it is compared, and where each character of that starts and ends in `text`."""
+    if text.isascii():
+        return text.lower().replace("`", "'"), range(len(text)), range(1, len(text) + 1)
+    pieces: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    at = 0
+    while at < len(text):
+        first = at
+        at += 1
+        while at < len(text) and _continues(text[at]):
+            at += 1
+        piece = _folded(text[first:at])
+        pieces.append(piece)
+        starts += [first] * len(piece)
+        ends += [at] * len(piece)
+    return "".join(pieces), starts, ends
+
+
+@lru_cache(maxsize=65_536)
+def _continues(character: str) -> bool:
+    """Whether it composes with what stands before it."""
+    plain = unicodedata.normalize("NFKC", character)
+    return unicodedata.combining(plain[0]) != 0 or 0x1160 <= ord(plain[0]) <= 0x11FF
+
+
+@lru_cache(maxsize=65_536)
+def _folded(cluster: str) -> str:
+    plain = unicodedata.normalize("NFKC", cluster.translate(_PLAIN)).casefold()
+    composed = unicodedata.normalize("NFKC", plain).translate(_PLAIN)
+    return "".join(each for each in composed if unicodedata.category(each) != "Cf")
+
+
+def spell_out(phrase: str) -> list[tuple[str, ...]]:
+    """Every token sequence that `phrase` stands for; "..." in a sequence is a gap.
+
+    (a|b) are alternatives, (|very) may be left out, a ... b has up to GAP tokens between, within a
+    sentence. Raises ValueError saying what is wrong.
+    """
+    forms: dict[tuple[str, ...], None] = {}
+    for text in _texts(phrase, 0, "")[0]:
+        sequence: list[str] = []
+        for number, piece in enumerate(text.replace("…", "...").split("...")):
+            if not (words := tokenize(piece).texts):
+                raise ValueError("nothing to match, or '...' at an end")
+            sequence += ["...", *words] if number else words
+        forms[tuple(sequence)] = None
+    return list(forms)
+
+
+def _texts(phrase: str, at: int, closing: str) -> tuple[list[str], int]:
+    """The texts from `at` up to `closing` (a bracket, or the phrase's end), and where that is."""
+    chosen: list[str] = []
+    heads = [""]
+    while at < len(phrase) and phrase[at] != ")":
+        tails = [phrase[at]]
+        if phrase[at] == "|":
+            if not closing:
+                raise ValueError("a '|' outside brackets; write (a|b)")
+            chosen += heads
+            heads = [""]
+            tails = [""]
+        elif phrase[at] == "(":
+            tails, at = _texts(phrase, at + 1, ")")
+        at += 1
+        if len(heads) * len(tails) + len(chosen) > MOST_FORMS:
+            raise ValueError(f"stands for more than {MOST_FORMS} phrases; write fewer (a|b)")
+        heads = [head + tail for head in heads for tail in tails]
+    if phrase[at : at + 1] != closing:
+        raise ValueError("unbalanced '(' or ')'")
+    return chosen + heads, at
+
+
+class _Node(Generic[_T]):
+    __slots__ = ("gap", "next", "values")
+
+    def __init__(self) -> None:
+        self.next: dict[str, _Node[_T]] = {}
+        self.gap: _Node[_T] | None = None
+        self.values: list[_T] = []
+
+
+class Phrases(Generic[_T]):
+    """Token sequences, each with what it means. Immutable once made, safe to share."""
+
+    def __init__(self, entries: Iterable[tuple[Sequence[str], _T]]) -> None:
+        self._root: _Node[_T] = _Node()
+        for sequence, value in entries:
+            node = self._root
+            for token in sequence:
+                if token == "...":
+                    node.gap = node.gap or _Node()
+                    node = node.gap
+                else:
+                    node = node.next.setdefault(token, _Node())
+            node.values.append(value)
+
+    def find(self, tokens: Tokens) -> list[Found[_T]]:
+        """Every phrase wherever it stands, also within others, by its first token."""
+        found: list[Found[_T]] = []
+        texts, starts, ends = tokens.texts, tokens.starts, tokens.ends
+        for first, text in enumerate(texts):
+            if text not in self._root.next:
+                continue
+            if first and (
+                # One character may hold two tokens: ½ is 1⁄2.
+                starts[first] < ends[first - 1]
+                # Endings have no space before them in Korean; beginnings have.
+                or (
+                    starts[first] == ends[first - 1]
+                    and kind(text[0]) is kind(texts[first - 1][0]) is Kind.HANGUL
+                )
+            ):
+                continue
+            for after, values in self._walk(texts, first):
+                if after == len(texts) or ends[after - 1] <= starts[after]:
+                    found += [Found(first, after, value) for value in values]
+        return found
+
+    def _walk(self, texts: Sequence[str], first: int) -> Iterator[tuple[int, list[_T]]]:
+        stack = [(self._root, first)]
+        while stack:
+            node, at = stack.pop()
+            if node.values:
+                yield at, node.values
+            if at < len(texts) and (child := node.next.get(texts[at])) is not None:
+                stack.append((child, at + 1))
+            if node.gap is not None:
+                for upto in range(at, min(at + GAP + 1, len(texts))):
+                    if (child := node.gap.next.get(texts[upto])) is not None:
+                        stack.append((child, upto + 1))
+                    if texts[upto] in _ENDS_SENTENCE:
+                        break
