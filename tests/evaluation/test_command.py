@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,13 +24,16 @@ from tests.transcribe.sounds import silence
 SAMPLES = project_root() / "samples" / "audio"
 
 
+def environment(**more: str) -> dict[str, str]:
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("CALLSTREAM_")}
+    return plain | {"CALLSTREAM_TRANSCRIBE__ENGINE": "stub", "PYTHONWARNINGS": "error"} | more
+
+
 def evaluate(*words: object, status: int = 0) -> tuple[str, str]:
     """Standard output and error of the command, with the stub engine unless another is named."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CALLSTREAM_")}
-    environment |= {"CALLSTREAM_TRANSCRIBE__ENGINE": "stub", "PYTHONWARNINGS": "error"}
     done = subprocess.run(
         [sys.executable, "-m", "services.cli", "eval", *map(str, words)],
-        env=environment | {"COLUMNS": "200"}, capture_output=True, text=True, timeout=300,
+        env=environment(COLUMNS="200"), capture_output=True, text=True, timeout=300,
         check=False,
     )  # fmt: skip
     assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -128,6 +132,21 @@ def test_pocketsphinx_hears_most_of_a_clear_sentence(tmp_path: Path) -> None:
     assert heard["runs"][0]["figures"][0]["units"] == 12
     assert heard["runs"][0]["figures"][0]["rate"] < 0.5 < made_up["runs"][0]["figures"][0]["rate"]
     assert made_up["runs"][0]["figures"][0]["difference"] > 0
+
+
+def test_what_the_document_says_to_type_is_typed(tmp_path: Path) -> None:
+    text = (project_root() / "docs" / "evaluation.md").read_text("utf-8")
+    (script,) = re.findall(r"<!-- run -->\n```bash\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "samples").symlink_to(project_root() / "samples")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=environment(PATH=path),
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (engine,) = json.loads((tmp_path / "found.json").read_text("utf-8"))["engines"]
+    assert [run["clips"] for run in engine["runs"]] == [2, 2, 2]
+    assert not any(run["failed"] for run in engine["runs"])
 
 
 def test_no_clip_heard_is_status_1(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from schemas.events import Role
 from services.evaluation.manifest import WrongManifest, read_manifest
@@ -198,3 +202,31 @@ def test_of_an_rttm_of_many_recordings_the_clips_own_turns_are_taken(tmp_path: P
     )
     (clip,) = read_manifest(write_manifest(tmp_path, {"file": "deep/a.wav", "rttm": "all.rttm"}))
     assert clip.turns == (Turn("y", 3000, 4000),)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+FIELDS = ("file", "lang", "kind", "transcript", "ref_quality", "rttm", "channel_roles",
+          "channel_transcripts", "speakers")  # fmt: skip
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON | st.sampled_from(["a", "en", "agent"])))
+def test_any_line_is_taken_or_told(tmp_path: Path, line: dict[str, Any]) -> None:
+    path = tmp_path / "manifest.jsonl"
+    path.write_text(json.dumps(line), "utf-8", errors="surrogatepass")
+    with suppress(WrongManifest):
+        (clip,) = read_manifest(path)
+        assert clip.name == line["file"]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60), st.sampled_from(["a.rttm", "a.stm", "a.json"]))
+def test_any_file_beside_it_is_taken_or_told(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    field = "rttm" if name == "a.rttm" else "speakers"
+    with suppress(WrongManifest):
+        read_manifest(write_manifest(tmp_path, {"file": "a.wav", field: name}))
