@@ -33,8 +33,9 @@ HOME_OF = {
         "services/runtime/kafka_log.py",
         "services/runtime/kafka_view.py",
     },
-    # One loads the model, the other runs it.
+    # One loads the model, another runs it; the doctor asks for GPUs.
     "ctranslate2": {
+        "services/cli/gpu.py",
         "services/transcribe/faster_whisper_engine.py",
         "services/transcribe/whisper.py",
     },
@@ -43,7 +44,11 @@ HOME_OF = {
         "services/transcribe/faster_whisper_engine.py",
         "services/transcribe/whisper.py",
     },
-    "huggingface_hub": {"services/transcribe/faster_whisper_engine.py"},
+    # One fetches models; the doctor looks for what is there.
+    "huggingface_hub": {
+        "services/cli/speech.py",
+        "services/transcribe/faster_whisper_engine.py",
+    },
     # A client of its own has each who speaks HTTP: recordings, language models, schemas, the demo's
     # platform; the speech engine only names the errors of its hub.
     "httpx": {

@@ -9,10 +9,10 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from schemas.topics import TOPICS
 from services.assembly import Parts
+from services.cli import speech
 from services.cli.topics import forgotten
 from services.enrich.rules import load_tenant_rules
 from services.loopback import asking
@@ -27,7 +27,7 @@ class Checked:
     """One check's outcome; `mend` is empty where all is well."""
 
     what: str
-    verdict: Literal["ok", "warn", "fail"]
+    verdict: speech.Verdict
     found: str
     mend: str = ""
 
@@ -115,6 +115,18 @@ def _engine(parts: Parts) -> Checked:
     return Checked("engine", "ok", chosen.reason)
 
 
+def _versions(parts: Parts) -> Checked:
+    return Checked("versions", *speech.versions(parts.settings.transcribe))
+
+
+def _gpu(parts: Parts) -> Checked:
+    return Checked("gpu", *speech.gpus(parts.settings.transcribe))
+
+
+def _models(parts: Parts) -> Checked:
+    return Checked("models", *speech.models(parts.settings.transcribe))
+
+
 def _rules(parts: Parts) -> Checked:
     rules, tenants = load_tenant_rules(parts.settings.enrich.rules_dir)
     found = f"rules {rules.version}"
@@ -136,7 +148,10 @@ _CHECKS: dict[str, Callable[[Parts], Checked]] = {
     "log": _log,
     "registry": _registry,
     "objects": _objects,
+    "versions": _versions,
+    "gpu": _gpu,
     "engine": _engine,
+    "models": _models,
     "rules": _rules,
     "warehouse": _warehouse,
 }
@@ -148,7 +163,11 @@ _MENDS = {
     "registry": "see CALLSTREAM_REGISTRY__URL, __USER and __PASSWORD; what is not registered: "
     "callstream schemas register",
     "objects": "see CALLSTREAM_OBJECTS__ENDPOINT, __BUCKET, __ACCESS_KEY and __SECRET_KEY",
+    "versions": "install what the engine needs: docs/deploying.md",
+    "gpu": "install a driver and CUDA libraries that fit it: docs/deploying.md; or set "
+    "CALLSTREAM_TRANSCRIBE__DEVICE=cpu",
     "engine": "see CALLSTREAM_TRANSCRIBE__ENGINE and __MODEL_DIR",
+    "models": "see CALLSTREAM_TRANSCRIBE__MODEL_DIR and __ALIGN_MODELS",
     "rules": "mend the rule file named, or unset CALLSTREAM_ENRICH__RULES_DIR",
     "warehouse": "see CALLSTREAM_SINK__URL, stop the other process that holds the folder, "
     "or start the sink, which makes the tables",

@@ -1,0 +1,334 @@
+"""What doctor finds of GPUs, models and versions, with the machines around it made up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.cli import gpu, speech
+from services.transcribe.settings import TranscribeSettings
+from tests.transcribe import extra
+from tests.transcribe.whisper_model import build
+
+CARD = gpu.Card("NVIDIA L4", "570.86.15", 23_034, 1_024)
+NONE = gpu.Seen(ctranslate2=0, cublas="", torch=None, torch_failed="", cudnn="")
+ONE = replace(NONE, ctranslate2=1)
+TORCH = replace(ONE, torch=1, cudnn="9.10.2")
+
+
+def wants(**keys: Any) -> TranscribeSettings:
+    return TranscribeSettings(**keys)
+
+
+class Machine:
+    """What the doctor sees of a machine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cards: list[gpu.Card] = []
+        self.cuda: tuple[int, int] | None = None
+        self.seen: gpu.Seen | None = None
+        self.asked_torch = False
+        monkeypatch.setattr(gpu, "cards", lambda: self.cards)
+        monkeypatch.setattr(gpu, "driver_cuda", lambda: self.cuda)
+        monkeypatch.setattr(gpu, "look", self._look)
+        monkeypatch.setattr(speech, "_is_installed", lambda module: True)
+
+    def _look(self, *, torch: bool) -> gpu.Seen:
+        assert self.seen is not None, "nobody is to look"
+        self.asked_torch = torch
+        return self.seen
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def program(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+# GPUs
+
+
+@pytest.mark.parametrize("engine", ["stub", "pocketsphinx", "openai"])
+def test_nobody_looks_for_a_gpu_that_no_engine_would_use(machine: Machine, engine: str) -> None:
+    assert speech.gpus(wants(engine=engine, device="cuda")).verdict == "ok"
+    assert speech.gpus(wants(engine="whisperx", device="cpu")).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "verdict"),
+    [("auto", "auto", "ok"), ("faster-whisper", "auto", "ok"), ("whisperx", "auto", "warn"),
+     ("faster-whisper", "cuda", "fail"), ("whisperx", "cuda", "fail")],
+)  # fmt: skip
+def test_without_a_gpu_it_depends_on_what_was_asked_for(
+    machine: Machine, engine: str, device: str, verdict: str
+) -> None:
+    machine.seen = NONE
+    found = speech.gpus(wants(engine=engine, device=device))
+    assert found.verdict == verdict
+    assert bool(found.mend) == (verdict != "ok")
+    assert machine.asked_torch == (engine == "whisperx")
+
+
+@pytest.mark.parametrize(("device", "verdict"), [("auto", "warn"), ("cuda", "fail")])
+def test_a_gpu_that_cuda_does_not_see_is_told_with_its_driver(
+    machine: Machine, device: str, verdict: str
+) -> None:
+    machine.seen, machine.cards = NONE, [replace(CARD, driver="470.1")]
+    found = speech.gpus(wants(engine="faster-whisper", device=device))
+    assert found.verdict == verdict
+    assert "NVIDIA L4" in found.found
+    assert "470.1" in found.found
+    assert "CUDA_VISIBLE_DEVICES" in found.mend
+
+
+def test_a_gpu_that_works_is_told_with_its_memory_driver_and_libraries(machine: Machine) -> None:
+    machine.seen, machine.cards, machine.cuda = TORCH, [CARD], (12, 8)
+    found = speech.gpus(wants(engine="whisperx"))
+    assert found == speech.Finding(
+        "ok",
+        "1 seen: NVIDIA L4, 21.5 of 22.5 GiB free; driver 570.86.15, CUDA 12.8; "
+        "cuBLAS, cuDNN 9.10.2 compute",
+    )
+    machine.seen, machine.cards = ONE, []
+    found = speech.gpus(wants(engine="faster-whisper", device="cuda"))
+    assert found == speech.Finding("ok", "1 seen; CUDA 12.8; cuBLAS loads")
+
+
+@pytest.mark.parametrize(
+    ("seen", "engine", "told"),
+    [
+        (replace(ONE, cublas="libcublas.so.12: cannot open"), "faster-whisper", "libcublas.so.12"),
+        (replace(TORCH, torch=0), "whisperx", "it sees no GPU"),
+        (replace(TORCH, torch_failed="RuntimeError: no kernel image"), "whisperx", "no kernel"),
+    ],
+)
+def test_a_library_that_fails_on_the_gpu_fails_the_check(
+    machine: Machine, seen: gpu.Seen, engine: str, told: str
+) -> None:
+    machine.seen, machine.cards = seen, [CARD]
+    found = speech.gpus(wants(engine=engine))
+    assert found.verdict == "fail"
+    assert told in found.found
+    assert found.mend
+
+
+def test_cards_are_those_that_nvidia_smi_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu.cards() == []
+    program(
+        tmp_path / "nvidia-smi",
+        "echo 'NVIDIA L4, 570.86.15, 23034, 1024'; echo 'NVIDIA GB10, 580.1, [N/A], [N/A]'",
+    )
+    assert gpu.cards() == [CARD, gpu.Card("NVIDIA GB10", "580.1", 0, 0)]
+    program(tmp_path / "nvidia-smi", "echo 'couldn't communicate with the driver' >&2; exit 9")
+    assert gpu.cards() == []
+
+
+def test_libraries_that_end_their_process_end_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies = program(
+        tmp_path / "python", "echo 'Could not load library libcudnn_ops.so.9' >&2; kill -6 $$"
+    )
+    monkeypatch.setattr(sys, "executable", str(dies))
+    with pytest.raises(OSError, match=r"Could not load library libcudnn_ops\.so\.9"):
+        gpu.look(torch=False)
+
+
+def test_the_real_libraries_are_asked_without_torch_where_nothing_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')")
+    (tmp_path / "torch" / "version.py").write_text("cuda = '12.8'\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    seen = gpu.look(torch=False)
+    assert seen.ctranslate2 >= 0
+    assert seen.torch is None
+    with pytest.raises(OSError, match="torch was imported"):
+        gpu.look(torch=True)
+
+
+# Models
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("whisper"))
+
+
+def less(folder: Path, tmp_path: Path, name: str) -> Path:
+    """`folder` as a copy without the file `name`."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in folder.iterdir():
+        if path.name != name:
+            (copy / path.name).symlink_to(path)
+    return copy
+
+
+def test_a_whole_whisper_folder_is_found(whisper: Path) -> None:
+    found = speech.models(wants(engine="faster-whisper", model_dir=whisper))
+    assert found == speech.Finding("ok", f"Whisper {whisper}: transcribe.model_dir is set")
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [("model.bin", "fail"), ("tokenizer.json", "fail"), ("config.json", "fail"),
+     ("preprocessor_config.json", "warn")],
+)  # fmt: skip
+def test_a_whisper_folder_that_lacks_a_file_is_named(
+    whisper: Path, tmp_path: Path, name: str, verdict: str
+) -> None:
+    folder = less(whisper, tmp_path, name)
+    found = speech.models(wants(engine="whisperx", model_dir=folder, align_models={"en": "BASE"}))
+    assert found.verdict == verdict
+    assert name in found.found
+    assert "CTranslate2" in found.mend
+
+
+def test_alignment_folders_are_looked_into(whisper: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "zh"
+
+    def found() -> speech.Finding:
+        models = {"zh": str(folder)}
+        return speech.models(wants(engine="whisperx", model_dir=whisper, align_models=models))
+
+    assert found().verdict == "fail"
+    assert f"there is no folder {folder}" in found().found
+    folder.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "vocab.json"):
+        assert name in found().found
+        (folder / name).touch()
+    assert found().found.endswith(f"{folder} lacks its weights")
+    (folder / "pytorch_model.bin").touch()
+    assert found().verdict == "ok"
+
+
+@pytest.mark.whisperx
+def test_an_alignment_model_as_its_library_writes_it_is_whole(
+    whisper: Path, tmp_path: Path
+) -> None:
+    models = {"en": str(extra.build_aligner(tmp_path / "en"))}
+    found = speech.models(wants(engine="whisperx", model_dir=whisper, align_models=models))
+    assert found.verdict == "ok"
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_names_of_the_hub_are_looked_for_in_its_cache(
+    whisper: Path, tmp_path: Path, offline: bool
+) -> None:
+    there = tmp_path / "models--some--there"
+    (there / "refs").mkdir(parents=True)
+    (there / "refs" / "main").write_text("0123")
+    (there / "snapshots" / "0123").mkdir(parents=True)
+    (there / "snapshots" / "0123" / "config.json").write_text("{}")
+    asked = {"engine": "whisperx", "model_dir": str(whisper),
+             "align_models": {"de": "some/there", "fr": "some/absent"}}  # fmt: skip
+    # Where the cache lies and whether the hub may be asked is read when the library is imported.
+    told = subprocess.run(
+        [sys.executable, "-c",
+         "import json, sys; from services.cli import speech\n"
+         "from services.transcribe.settings import TranscribeSettings\n"
+         "print(json.dumps(speech.models(TranscribeSettings(**json.loads(sys.argv[1])))))",
+         json.dumps(asked)],
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": str(int(offline))},
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    found = speech.Finding(*json.loads(told))
+    assert "alignment de: some/there is in the cache" in found.found
+    if offline:
+        assert found.verdict == "fail"
+        assert "some/absent is neither a folder nor in the cache" in found.found
+        assert "CALLSTREAM_TRANSCRIBE__ALIGN_MODELS" in found.mend
+    else:
+        assert found.verdict == "ok"
+        assert "some/absent is to be fetched" in found.found
+
+
+def test_a_sensevoice_folder_is_looked_into(tmp_path: Path) -> None:
+    asked = wants(engine="sensevoice", sensevoice={"model_dir": tmp_path})
+    assert "lacks config.yaml, model.pt, am.mvn" in speech.models(asked).found
+    assert speech.models(asked).verdict == "fail"
+
+
+# Versions
+
+
+def test_versions_of_what_the_engine_needs_are_told() -> None:
+    found = speech.versions(wants(engine="faster-whisper"))
+    assert found.verdict == "ok"
+    assert f"ctranslate2 {version('ctranslate2')}" in found.found
+    assert "torch" not in found.found
+    assert speech.versions(wants(engine="stub")).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("engine", "missing", "told"),
+    [("whisperx", "whisperx", "[transcribe]"), ("sensevoice", "funasr", "[sensevoice]")],
+)
+def test_an_extra_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, engine: str, missing: str, told: str
+) -> None:
+    def without(name: str) -> str:
+        if name == missing:
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(speech, "version", without)
+    found = speech.versions(wants(engine=engine))
+    assert (found.verdict, found.found) == ("fail", f"without {missing}")
+    assert told in found.mend
+
+
+@pytest.mark.parametrize(
+    ("built", "driver", "verdict", "told"),
+    [
+        ("'12.8'", (12, 8), "ok", "torch 1.0 for CUDA 12.8, the driver knows 12.8"),
+        ("'12.8'", (12, 2), "ok", "the driver knows 12.2"),
+        ("'12.8'", (13, 0), "ok", "the driver knows 13.0"),
+        ("'12.8'", (11, 8), "fail", "the driver knows 11.8"),
+        ("'12.8'", None, "ok", "for CUDA 12.8"),
+        ("None", (12, 8), "warn", "without CUDA"),
+        ("None", None, "ok", "without CUDA"),
+    ],
+)
+def test_what_torch_is_built_for_is_held_against_the_driver(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    built: str, driver: tuple[int, int] | None, verdict: str, told: str,
+) -> None:  # fmt: skip
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')")
+    (tmp_path / "torch" / "version.py").write_text(f"debug = False\ncuda: str | None = {built}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(speech, "version", lambda name: "1.0")
+    machine.cuda = driver
+    found = speech.versions(wants(engine="whisperx"))
+    assert found.verdict == verdict
+    assert found.found.endswith(told)
+    assert bool(found.mend) == (verdict != "ok")
+
+
+@pytest.mark.whisperx
+def test_the_extra_as_it_is_installed_is_whole() -> None:
+    extra.whisperx()
+    found = speech.versions(wants(engine="whisperx"))
+    assert found.verdict == "ok"
+    assert f"whisperx {version('whisperx')}, torch {version('torch')}" in found.found
+    assert gpu.look(torch=True).torch is not None
