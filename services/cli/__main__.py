@@ -7,8 +7,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from schemas.events import CallEnriched, CallTranscribed, Role
+from schemas.events import CallEnded, CallEnriched, CallTranscribed, Role
 from services import dead_letters as dead
 from services.assembly import STAGES, Parts
 from services.cli.archive import NoSuchCall, newest
@@ -25,7 +26,7 @@ from services.cli.console import Stop, err, log_to_file, out
 from services.cli.demo import demo as run_demo
 from services.cli.doctor import checks
 from services.cli.eval import eval_app
-from services.cli.follow import THROUGH, follow, states
+from services.cli.follow import THROUGH, WAITING, State, follow, states
 from services.cli.replay import replay_app
 from services.cli.schemas import schemas_app
 from services.cli.show import FORMATS
@@ -36,7 +37,7 @@ from services.enrich.rules import load_tenant_rules
 from services.enrich.transcript_file import findings_json, parse_transcript
 from services.ingest.entrances import call_ended_for
 from services.ingest.handler import upload
-from services.loopback import Asks, Question, asking, running
+from services.loopback import Asks, Question, asking, rows_of, running
 from services.runtime import headers as h
 from services.runtime.errors import Failure, Invalid, Transient
 from services.runtime.observe import configure_logs
@@ -170,7 +171,8 @@ def submit(
     parts = Parts(settings)
     log = parts.log()
     owner = tenant or settings.tenant
-    ids = []
+    began = utc_now()
+    handed: list[CallEnded] = []
     for path in files:
         try:
             call = call_ended_for(
@@ -181,16 +183,16 @@ def submit(
         except (Invalid, OSError) as problem:  # the file's own; the others are handed in
             _error(f"{path}: {problem}")
             continue
-        ids.append(call.call_id)
+        handed.append(call)
         out.print(f"{owner}/{call.call_id}  {path}", soft_wrap=True)
     log.close()
     parts.close()
-    if ids and not wait and settings.log.kind == "sqlite" and running(settings.data_dir) is None:
+    if handed and not wait and settings.log.kind == "sqlite" and running(settings.data_dir) is None:
         err.print("they wait: no `callstream up` runs on this data folder")
-    good = not (wait and ids) or _followed(settings, owner, ids)
-    if refused := len(files) - len(ids):
+    good = not (wait and handed) or _followed(settings, handed, began)
+    if refused := len(files) - len(handed):
         err.print(
-            f"handed in: {len(ids)}, not handed in: {refused}; mend and submit again, "
+            f"handed in: {len(handed)}, not handed in: {refused}; mend and submit again, "
             "the same file twice is the same call",
             soft_wrap=True,
         )
@@ -198,27 +200,67 @@ def submit(
         raise typer.Exit(1)
 
 
-def _followed(settings: Settings, tenant: str, ids: Sequence[str]) -> bool:
+def _followed(settings: Settings, calls: Sequence[CallEnded], began: datetime) -> bool:
     """Wait for the calls, running the stages here where nobody else does; whether all are good."""
     try:
         if settings.log.kind != "sqlite":
             raise AlreadyRunning("the stages run elsewhere")
         with embedded(settings) as suite, asking(settings) as asks:
             err.print("no `callstream up` runs on this data folder: the stages run here meanwhile")
-            known = follow(asks, tenant, ids, err, suite.trouble)
+            known = follow(asks, calls, err, suite.trouble, since=began)
+            letters = _letters_of(asks, calls, known)
             if suite.failed:
                 raise Stop("; ".join(f"{n}: {e}" for n, e in suite.failed.items()))
     except AlreadyRunning:
+        # The clocks of other machines may differ by so much.
+        apart = timedelta() if settings.log.kind == "sqlite" else timedelta(minutes=1)
         with asking(settings) as asks:
-            known = follow(asks, tenant, ids, err)
+            known = follow(asks, calls, err, since=began - apart)
+            letters = _letters_of(asks, calls, known)
     good = True
-    for call in ids:
-        at = known.get(call)
-        state = at.state if at else "not seen"
-        good &= state in THROUGH and state != "failed"
-        reason = "".join(f"  {why}" for why in (at.reason, *at.degradations) if why) if at else ""
-        out.print(f"{tenant}/{call}  {state}{reason}", soft_wrap=True)
+    for call in calls:
+        at = known.get(call.event_id, State("not seen", ""))
+        good &= at.state in THROUGH and at.state != "failed" and not at.overtaken
+        reason = "".join(f"  {why}" for why in (at.reason, *at.degradations) if why)
+        out.print(f"{call.tenant_id}/{call.call_id}  {at.state}{reason}", soft_wrap=True)
+        if at.state in ("failed", WAITING) and at.detail:
+            err.print(f"  {at.detail}", soft_wrap=True)
+        if at.state == "failed":
+            letter = letters.get(call.event_id)
+            err.print(
+                f"  `callstream dead-letters show {letter}` has all of it"
+                if letter
+                else "  `callstream dead-letters list` has it",
+                soft_wrap=True,
+            )
+        if at.overtaken:
+            err.print(
+                "  shown is another version of the call, which the platform changed later or at "
+                "the same time: source_updated_at decides, of a file the time of its last change",
+                soft_wrap=True,
+            )
     return good
+
+
+def _letters_of(
+    asks: Asks, calls: Sequence[CallEnded], known: Mapping[str, State]
+) -> dict[str, str]:
+    """Event id -> the dead letter of what failed, where the warehouse has it already."""
+    failed = {
+        (call.tenant_id, call.call_id): call.event_id
+        for call in calls
+        if call.event_id in known and known[call.event_id].state == "failed"
+    }
+    if not failed:
+        return {}
+    rows = rows_of(
+        asks,
+        "SELECT tenant_id, call_id, id FROM dead_letters WHERE call_id IN {calls:Array(String)}"
+        " ORDER BY failed_at DESC LIMIT 1 BY tenant_id, call_id",
+        {"calls": sorted(call for _, call in failed)},
+    )
+    found = (((row["tenant_id"], row["call_id"]), row["id"]) for row in rows)
+    return {failed[call]: id for call, id in found if call in failed}
 
 
 # Looking

@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from schemas.events import CallEnded
 from services.assembly import Parts, project_root
 from services.cli.follow import follow
 from services.ingest.entrances import call_ended_for
@@ -97,8 +98,7 @@ def demo(settings: Settings, folder: Path | None, out: Console) -> int:
         with embedded(settings) as running:
             asks = Here(running.parts.warehouse)
             before = _rows(asks)
-            _publish(running.parts, samples)
-            known = follow(asks, TENANT, [s.call_id for s in samples], out, running.trouble)
+            known = follow(asks, _publish(running.parts, samples), out, running.trouble)
             _settle(running.parts)
             if running.failed:
                 name, error = next(iter(running.failed.items()))
@@ -127,8 +127,9 @@ def demo(settings: Settings, folder: Path | None, out: Console) -> int:
         return 1
 
 
-def _publish(parts: Parts, samples: Sequence[Sample]) -> None:
+def _publish(parts: Parts, samples: Sequence[Sample]) -> list[CallEnded]:
     log = parts.log()
+    calls = []
     for sample in samples:
         # With a fixed time it is the same event each time, byte for byte: no row comes of it.
         metadata = {**sample.metadata, "published_at": sample.metadata["started_at"]}
@@ -137,7 +138,9 @@ def _publish(parts: Parts, samples: Sequence[Sample]) -> None:
             uri=upload(parts.objects, TENANT, sample.audio),
         )  # fmt: skip
         parts.publish(log, call)
+        calls.append(call)
     log.close()
+    return calls
 
 
 def _settle(parts: Parts, timeout_s: float = 30.0) -> None:

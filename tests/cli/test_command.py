@@ -253,6 +253,38 @@ def test_what_could_not_be_done_is_a_reason_and_an_id_may_hold_slashes(command: 
     assert (row["state"], row["state_reason"]) == ("enriched", "no_diarization")
 
 
+@pytest.mark.clickhouse
+def test_what_is_waited_for_is_what_was_handed_in(command: Command, tmp_path: Path) -> None:
+    audio, text = tmp_path / "one.flac", tmp_path / "two.wav"
+    audio.write_bytes((SAMPLES / "angry-refund.flac").read_bytes())
+    text.write_text("this is no audio\n" * 100)
+    os.utime(audio, (1_700_000_000, 1_700_000_000))
+    both = ("--wait", "--call-id", "x", "--roles", "agent,customer")
+    assert "default/x  enriched\n" in command("submit", *both, str(audio))
+    os.utime(text, (1_700_000_001, 1_700_000_001))
+    told = _either(command, "submit", "--wait", "--call-id", "x", str(text), status=1)
+    assert "default/x  failed  ingest: not_audio" in told
+    letter = re.search(r"callstream dead-letters show (\S+)`", told)
+    assert letter is not None, told
+    assert "not_audio" in command("dead-letters", "show", letter[1])
+    audio.write_bytes((SAMPLES / "praise.flac").read_bytes())
+    os.utime(audio, (1_600_000_000, 1_600_000_000))
+    told = _either(command, "submit", "--wait", "--call-id", "x", str(audio), status=1)
+    assert "default/x  enriched  NO_DIARIZATION" in told
+    assert "source_updated_at decides" in told
+
+
+@pytest.mark.clickhouse
+def test_what_failed_before_is_no_answer_to_what_is_handed_in_again(
+    command: Command, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.wav"
+    text.write_text("this is no audio\n" * 100)
+    command("submit", "--wait", str(text), status=1)
+    command("submit", "--wait", str(text), status=1)
+    assert command("dead-letters", "list").count("text-") == 2
+
+
 def test_work_that_has_nowhere_to_lie_is_told(command: Command) -> None:
     command.environment["CALLSTREAM_SCRATCH"] = "/dev/null/x"
     assert "CALLSTREAM_SCRATCH=/dev/null/x: Not a directory" in command("up", status=1)
