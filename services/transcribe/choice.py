@@ -1,16 +1,41 @@
-"""Which engine listens, and why."""
+"""Which engine listens to a call, and why; and what listens where that one cannot.
+
+The settings name one engine; rules name others for some calls; a replay may name one of its own.
+Where one cannot be loaded, is away for long or does not know the language, a fallback listens in
+its place, if the settings name any, and the transcript says so.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from services.runtime.errors import Invalid, NotYet, Transient
-from services.transcribe.engine import Engine
-from services.transcribe.settings import TranscribeSettings
+from schemas.events import CallRecorded, Degradation, DegradationKind
+from schemas.events import Engine as Identity
+from services.runtime.errors import Failure, Invalid, NotYet, Transient
+from services.runtime.observe import logger
+from services.transcribe.engine import (
+    NOTHING_KNOWN,
+    UNDETERMINED,
+    Asked,
+    Engine,
+    Heard,
+    Samples,
+    primary_tag,
+)
+from services.transcribe.settings import (
+    EngineRule,
+    TranscribeSettings,
+    with_engine,
+    with_options,
+)
+from services.transcribe.spans import Span
+
+T = TypeVar("T")
 
 
 def _is_here() -> None:
@@ -25,14 +50,33 @@ class Chosen:
     reason: str
     check: Callable[[], None] = _is_here
     """Asks whether it can be had at this moment; blocks. Raises Transient where it cannot."""
+    degradations: tuple[Degradation, ...] = ()
+    """Published with every transcript: which engine should have listened, and why it did not."""
 
 
-def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") -> Chosen:
-    """The engine that `settings` ask for; loads its model, which may take long.
+def choose(settings: TranscribeSettings) -> Chosen:
+    """The engine to begin with: the one that `settings` ask for, else the first of the fallbacks
+    whose model can be had. Loads its model, which may take long.
 
-    `asked_by` is what set `settings.engine`, for the reason that is published.
     Raises ValueError for a wrong setting, Transient where the model of an engine that was asked
-    for by name cannot be had now. `auto` then takes PocketSphinx, and says so.
+    for by name cannot be had now, nor a fallback's. `auto` then takes PocketSphinx, and says so.
+    """
+    try:
+        return load(settings, "transcribe.engine")
+    except Transient as missing:
+        passed = [_Passed(settings.engine, f"cannot be had ({missing})")]
+        for instead in _fallbacks(settings, settings):
+            try:
+                return _instead(load(instead, "transcribe.fallbacks"), passed)
+            except (Transient, ValueError) as error:
+                passed.append(_Passed(instead.engine, f"cannot be had ({error})"))
+        raise
+
+
+def load(settings: TranscribeSettings, asked_by: str) -> Chosen:
+    """The engine that `settings` ask for and no fallback; loads its model, which may take long.
+
+    `asked_by` is what set `settings.engine`, for the reason that is published. Raises as `choose`.
     """
     match settings.engine:
         case "stub":
@@ -54,69 +98,416 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
                 return _pocketsphinx(missing.detail)
 
 
-# Engines kept for replays beside the one of live calls: a model may fill a GPU's memory.
+# Rules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFacts:
+    """What of a call decides who listens to it."""
+
+    tenant: str = ""
+    languages: tuple[str, ...] = ()
+    """Primary tags of what is believed to be spoken; none where nobody says."""
+    queue: frozenset[str] = frozenset()
+    """Its id and its name."""
+    length_s: float | None = None
+    """From the start of the call to the end of its last recording; None where that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Who is to listen to a call."""
+
+    settings: TranscribeSettings
+    languages: tuple[str, ...] = ()
+    rule: str = ""
+    """Which rule says so; empty: none does."""
+    replay: bool = False
+    by_option: bool = False
+    """Whether a replay asks for this engine by name. Then it is this one or none."""
+
+
+def languages_of(event: CallRecorded, settings: TranscribeSettings) -> tuple[str, ...]:
+    """Primary tags of what is spoken, as far as it is believed: the settings', else the call's,
+    else its queue's."""
+    if settings.language is not None:
+        return (primary_tag(settings.language),)
+    tags: Sequence[str] = event.call.language_hints
+    if not tags and (queue := event.call.queue) is not None:
+        declared = settings.queue_languages
+        tags = declared.get(queue.id) or declared.get(queue.name or "") or ()
+    return tuple(dict.fromkeys(tag for tag in map(primary_tag, tags) if tag != UNDETERMINED))
+
+
+def facts_of(event: CallRecorded, settings: TranscribeSettings) -> CallFacts:
+    queue = event.call.queue
+    ends_ms = [it.start_offset_ms + it.duration_ms for it in event.recordings if it.duration_ms > 0]
+    return CallFacts(
+        tenant=event.tenant_id,
+        languages=languages_of(event, settings),
+        queue=frozenset({queue.id, queue.name or queue.id} if queue is not None else ()),
+        length_s=max(ends_ms) / 1000 if ends_ms else None,
+    )
+
+
+def ruled(settings: TranscribeSettings, facts: CallFacts) -> Wanted:
+    """Who is to listen to a call with those `facts`: by the first rule that matches, else as the
+    settings say."""
+    for number, rule in enumerate(settings.rules, 1):
+        if _matches(rule, facts):
+            return Wanted(
+                with_engine(settings, rule.engine, rule.model, rule.model_dir),
+                facts.languages,
+                f"rule {number}" + (f" ({rule.name})" if rule.name else ""),
+            )
+    return Wanted(settings, facts.languages)
+
+
+def wanted_for(
+    event: CallRecorded, settings: TranscribeSettings, options: Mapping[str, str], *, replay: bool
+) -> Wanted:
+    """Who is to listen to `event`: whom a replay's `options` name, else by the rules.
+
+    Raises Invalid for an option that is none.
+    """
+    asked = with_options(settings, options)
+    facts = facts_of(event, asked)
+    if "engine" in options or "model" in options:
+        return Wanted(asked, facts.languages, replay=replay, by_option=True)
+    return replace(ruled(asked, facts), replay=replay)
+
+
+def _matches(rule: EngineRule, facts: CallFacts) -> bool:
+    spoken = {primary_tag(tag) for tag in rule.languages}
+    length_s = facts.length_s
+    return (
+        (not rule.tenants or facts.tenant in rule.tenants)
+        and (not spoken or not spoken.isdisjoint(facts.languages))
+        and (not rule.queues or not rule.queues.isdisjoint(facts.queue))
+        and (
+            rule.shorter_than_s is None or (length_s is not None and length_s < rule.shorter_than_s)
+        )
+        and (rule.longer_than_s is None or (length_s is not None and length_s > rule.longer_than_s))
+    )
+
+
+# Fallbacks
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """An engine that was to listen, and why it does not."""
+
+    engine: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.why}"
+
+
+def _fallbacks(
+    wanted: TranscribeSettings, settings: TranscribeSettings
+) -> Iterator[TranscribeSettings]:
+    """`wanted` with each of the fallbacks, whose models are those of `settings`."""
+    models = {
+        name: getattr(settings, name) for name in ("model", "model_dir", "endpoint", "sensevoice")
+    }
+    for engine in settings.fallbacks:
+        instead = wanted.model_copy(update={**models, "engine": engine})
+        if _key(instead) != _key(wanted):
+            yield instead
+
+
+def _instead(chosen: Chosen, passed: Sequence[_Passed]) -> Chosen:
+    """`chosen`, where all those `passed` were to listen before."""
+    if not passed:
+        return chosen
+    name = chosen.engine.identity.name
+    told = "; ".join(map(str, passed))
+    return replace(
+        chosen,
+        reason=f"in place of others ({told}): {chosen.reason}",
+        degradations=(
+            *chosen.degradations,
+            Degradation(
+                kind=DegradationKind.ENGINE_FALLBACK,
+                reason=f"{name} listens in place of {passed[0].engine}: {told}",
+            ),
+        ),
+    )
+
+
+class _Down(Transient):
+    """An engine that is loaded cannot listen now."""
+
+
+class _Missing(Failure):
+    """An engine cannot be loaded: not now, or, where it is `wrong`, as it is asked for."""
+
+    def __init__(self, reason: str, detail: str, *, wrong: bool) -> None:
+        super().__init__(reason, detail)
+        self.wrong = wrong
+
+    def anew(self) -> _Missing:
+        """The same; one that is raised twice grows."""
+        return _Missing(self.reason, self.detail, wrong=self.wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    """An engine, and who is told how it went."""
+
+    engine: Engine
+    took: Callable[[float], None]
+    """Seconds."""
+    answered: Callable[[], None]
+
+    @property
+    def identity(self) -> Identity:
+        return self.engine.identity
+
+    @property
+    def languages(self) -> Collection[str] | None:
+        return self.engine.languages
+
+    def transcribe(
+        self,
+        audio: Samples,
+        spans: Sequence[Span],
+        asked: Asked = NOTHING_KNOWN,
+    ) -> Heard:
+        started = time.monotonic()
+        try:
+            heard = self.engine.transcribe(audio, spans, asked)
+        except Transient as failure:
+            raise _Down(failure.reason, failure.detail) from failure
+        finally:
+            self.took(time.monotonic() - started)
+        self.answered()
+        return heard
+
+
+@dataclass(slots=True)
+class _Away:
+    """An engine that was loaded and cannot listen; times by the clock of `Engines`."""
+
+    since_s: float
+    tried_s: float
+    failure: _Down
+    told: bool = False
+
+
+# Engines that only replays ask for, kept beside those that the settings name: a model may fill a
+# GPU's memory.
 _MOST_KEPT = 2
 # A model that cannot be had now is not asked for again before that; one that is wrong, later.
 _MISSING_S, _WRONG_S = 60.0, 3600.0
 _MOST_FAILED = 64
+# How often an engine that is away is tried while a fallback listens.
+_AWAY_S = 60.0
 
 _Key = tuple[str, str, str]
 
 
-class ReplayEngines:
-    """The engines that replays ask for, loaded when first needed. Thread-safe."""
+class Engines:
+    """The engines that calls are heard by, loaded when first needed. Thread-safe.
+
+    Those that the settings, their rules and their fallbacks name are kept; of those that replays
+    ask for besides, the last two.
+    """
 
     def __init__(
         self,
         settings: TranscribeSettings,
         live: Chosen,
-        load: Callable[[TranscribeSettings, str], Chosen] = choose,
+        load: Callable[[TranscribeSettings, str], Chosen] = load,
+        listened: Callable[[float], None] = lambda seconds: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`live` is what `settings` chose; a replay that asks for no other gets it too."""
-        self._live_key, self._live, self._load = _key(settings), live, load
+        """`live` is what `choose` gave for `settings`: where that is a fallback, the engine that
+        was to listen is tried again every minute. `listened` is told the seconds that each call of
+        an engine took."""
+        self._settings, self._live, self._load = settings, live, load
+        self._listened, self._clock = listened, clock
+        self._live_key = _key(settings)
+        self._named = {_key(it): "transcribe.fallbacks" for it in _fallbacks(settings, settings)}
+        for rule in settings.rules:
+            wanted = with_engine(settings, rule.engine, rule.model, rule.model_dir)
+            self._named[_key(wanted)] = "transcribe.rules"
+        self._named[self._live_key] = "transcribe.engine"
         self._kept: OrderedDict[_Key, Chosen] = OrderedDict()
-        self._failed: dict[_Key, tuple[float, NotYet | Invalid]] = {}
-        self._lock = threading.Lock()
+        self._failed: dict[_Key, tuple[float, _Missing]] = {}
+        self._away: dict[_Key, _Away] = {}
+        self._lock, self._loading = threading.Lock(), threading.Lock()
+        if live.degradations:
+            missing = _Missing("model_missing", live.degradations[0].reason, wrong=False)
+            self._failed[self._live_key] = (clock() + _MISSING_S, missing)
+        else:
+            self._kept[self._live_key] = live
+            if settings.engine == "auto":  # which is one of those that may be named, too
+                its = settings.model_copy(update={"engine": live.engine.identity.name})
+                self._kept[_key(its)] = live
+                self._named.setdefault(_key(its), "transcribe.engine")
 
-    def get(self, wanted: TranscribeSettings) -> Chosen:
-        """The engine that `wanted` asks for; loading it takes long, and whoever asks waits.
+    def hear(self, wanted: Wanted, listen: Callable[[TranscribeSettings, Chosen], T]) -> T:
+        """What `listen` makes with the engine that is wanted, or with a fallback.
 
-        Raises Invalid for one that cannot be, and NotYet for one that cannot be had now.
+        It gets the settings and the engine of who listens. A fallback does where the one before
+        cannot be loaded, has been away for `fallback_after_s`, or knows none of the call's
+        languages. Where none knows them, the one that was wanted says that it does not.
+
+        Raises what `listen` raises; Transient where who is wanted cannot be had now, nor a
+        fallback. A replay gets NotYet then, and holds up no other; and Invalid for an engine that
+        it asks for and that cannot be.
         """
+        try:
+            if wanted.by_option:
+                chosen = self._had(wanted.settings)
+                return listen(wanted.settings, self._watched(_key(wanted.settings), chosen))
+            return self._heard(wanted, listen)
+        except _Down as down:
+            if wanted.replay:
+                raise NotYet(down.reason, down.detail) from down
+            raise Transient(down.reason, down.detail) from down
+        except _Missing as missing:
+            if wanted.by_option and missing.wrong:
+                raise Invalid("unknown_option", f"the replay asks for {missing.detail}") from None
+            if wanted.replay:
+                raise NotYet(missing.reason, missing.detail) from None
+            raise Transient(missing.reason, missing.detail) from None
+
+    def _heard(self, wanted: Wanted, listen: Callable[[TranscribeSettings, Chosen], T]) -> T:
+        passed: list[_Passed] = []
+        failure: _Down | _Missing | None = None
+        deaf: tuple[TranscribeSettings, Chosen] | None = None
+        for settings in (wanted.settings, *_fallbacks(wanted.settings, self._settings)):
+            key = _key(settings)
+            if (away := self._still_away(key)) is not None:
+                failure = failure or away
+                passed.append(_Passed(settings.engine, f"is away ({away})"))
+                continue
+            try:
+                chosen = self._had(settings)
+            except _Missing as missing:
+                if key != self._live_key or not self._live.degradations:
+                    failure = failure or missing
+                    passed.append(_Passed(settings.engine, f"cannot be had ({missing})"))
+                    continue
+                chosen = self._live
+            chosen = _instead(self._watched(key, chosen), passed)
+            if wanted.rule:
+                chosen = replace(chosen, reason=f"{wanted.rule}: {chosen.reason}")
+            name, knows = chosen.engine.identity.name, chosen.engine.languages
+            if wanted.languages and knows is not None and not {*knows} & {*wanted.languages}:
+                deaf = deaf or (settings, chosen)
+                told = ", ".join(wanted.languages)
+                passed.append(_Passed(name, f"cannot transcribe {told}"))
+                continue
+            try:
+                return listen(settings, chosen)
+            except _Down as down:
+                if not self._is_away(key, down):
+                    raise
+                # Not the exception itself, whose frames hold the call's audio.
+                failure = failure or _Down(down.reason, down.detail)
+                passed.append(_Passed(name, f"is away ({down})"))
+        if failure is not None:
+            # Who is away may know the language: a call is not lost for having been early.
+            raise failure
+        assert deaf is not None
+        return listen(*deaf)
+
+    # What is loaded
+
+    def _had(self, wanted: TranscribeSettings) -> Chosen:
+        """The engine that `wanted` asks for; loading it takes long, and who asks for it or for
+        another that is to be loaded waits. Raises _Missing."""
         key = _key(wanted)
-        if key == self._live_key:
-            return self._live
+        if (kept := self._known(key)) is not None:
+            return kept
+        with self._loading:
+            return self._known(key) or self._loaded(key, wanted)
+
+    def _known(self, key: _Key) -> Chosen | None:
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = self._loaded(key, wanted)
-            self._kept.move_to_end(key)
-            return self._kept[key]
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
 
     def _loaded(self, key: _Key, wanted: TranscribeSettings) -> Chosen:
         until, failure = self._failed.pop(key, (0.0, None))
-        if failure is None or time.monotonic() >= until:
-            # Before the next is loaded: there may be no room for three.
-            while len(self._kept) >= _MOST_KEPT:
-                self._kept.popitem(last=False)
+        if failure is None or self._clock() >= until:
+            if key not in self._named:
+                # Before the next is loaded: there may be no room for three.
+                with self._lock:
+                    others = [it for it in self._kept if it not in self._named]
+                    for it in others[: max(0, len(others) - _MOST_KEPT + 1)]:
+                        del self._kept[it]
             try:
-                return self._load(wanted, "the replay's option engine")
+                chosen = self._load(wanted, self._named.get(key, "the replay's option engine"))
             except Transient as missing:
-                failure, wait_s = NotYet(missing.reason, missing.detail), _MISSING_S
+                failure = _Missing(missing.reason, missing.detail, wrong=False)
             except ValueError as wrong:
-                failure = Invalid("unknown_option", f"the replay asks for {wrong}")
-                wait_s = _WRONG_S
-            until = time.monotonic() + wait_s
+                failure = _Missing("wrong_setting", str(wrong), wrong=True)
+            else:
+                with self._lock:
+                    self._kept[key] = chosen
+                return chosen
+            until = self._clock() + (_WRONG_S if failure.wrong else _MISSING_S)
+            logger("transcribe").warning("engine not loaded", engine=key[0], why=failure.detail)
         if len(self._failed) >= _MOST_FAILED:
             self._failed.clear()
         self._failed[key] = (until, failure)
-        raise type(failure)(failure.reason, failure.detail)  # one raised twice grows
+        raise failure.anew()
+
+    # What is away
+
+    def _watched(self, key: _Key, chosen: Chosen) -> Chosen:
+        def answered() -> None:
+            with self._lock:
+                self._away.pop(key, None)
+
+        return replace(chosen, engine=_Listening(chosen.engine, self._listened, answered))
+
+    def _still_away(self, key: _Key) -> _Down | None:
+        """Why it is not worth asking; None where it is: whoever is told so tries it for all."""
+        now = self._clock()
+        with self._lock:
+            away = self._away.get(key)
+            if away is None or not away.told:
+                return None
+            if now - away.tried_s >= _AWAY_S:
+                away.tried_s = now
+                return None
+            return _Down(away.failure.reason, away.failure.detail)
+
+    def _is_away(self, key: _Key, down: _Down) -> bool:
+        """Whether it has been down for as long as it takes for a fallback to listen."""
+        now = self._clock()
+        with self._lock:
+            away = self._away.setdefault(key, _Away(now, now, down))
+            away.tried_s, away.failure = now, _Down(down.reason, down.detail)
+            gone = bool(self._settings.fallbacks) and (
+                now - away.since_s >= self._settings.fallback_after_s
+            )
+            first, away.told = gone and not away.told, away.told or gone
+        if first:
+            logger("transcribe").warning("engine away, fallbacks listen", engine=key[0],
+                                         why=down.detail)  # fmt: skip
+        return gone
 
 
 def _key(settings: TranscribeSettings) -> _Key:
-    """What makes an engine another one, of all that a replay can change."""
-    if settings.engine in ("pocketsphinx", "stub"):
-        return settings.engine, "", ""
-    return settings.engine, settings.model, str(settings.model_dir or "")
+    """What makes an engine another one, of all that a replay or a rule can change."""
+    match settings.engine:
+        case "pocketsphinx" | "stub":
+            return settings.engine, "", ""
+        case "openai":
+            return settings.engine, settings.endpoint.model, ""
+        case "sensevoice":
+            return settings.engine, "", str(settings.sensevoice.model_dir or "")
+        case _:
+            return settings.engine, settings.model, str(settings.model_dir or "")
 
 
 # Each engine brings its own heavy library: imported by who uses it.

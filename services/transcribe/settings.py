@@ -15,6 +15,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from schemas.events import SegmentKind
@@ -23,7 +24,8 @@ from services.runtime.stage import refuse_unknown_options
 
 OPTIONS: Mapping[str, str] = {
     "engine": "What listens, as transcribe.engine.",
-    "model": "Whisper model by name or hub id, as transcribe.model; any model_dir is set aside.",
+    "model": "Whisper model by name or hub id, as transcribe.model; any model_dir is set aside. "
+    "Of engine=openai a model of the server.",
     "language": "BCP 47 tag of every call, as transcribe.language.",
 }
 """What a replay may override, each with its meaning."""
@@ -32,6 +34,8 @@ OPTIONS: Mapping[str, str] = {
 EngineName = Literal[
     "auto", "faster-whisper", "whisperx", "sensevoice", "openai", "pocketsphinx", "stub"
 ]
+Named = Literal["faster-whisper", "whisperx", "sensevoice", "openai", "pocketsphinx", "stub"]
+"""An engine that is meant, and no other in its place."""
 LanguageTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$")]
 """BCP 47."""
 
@@ -191,6 +195,35 @@ class SenseVoiceSettings(BaseModel):
     )
 
 
+class EngineRule(BaseModel):
+    """Which calls are heard by another engine. What is not said matches every call."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str = Field(default="", description="What the published reason calls it.")
+    tenants: frozenset[str] = Field(default=frozenset(), description="Tenants of the calls.")
+    languages: frozenset[LanguageTag] = Field(
+        default=frozenset(),
+        description="Languages of which the call is believed to be in one; a call of which none "
+        "is known matches no languages.",
+    )
+    queues: frozenset[str] = Field(default=frozenset(), description="Queues, by id or name.")
+    shorter_than_s: float | None = Field(default=None, gt=0, description="Length of the call.")
+    longer_than_s: float | None = Field(default=None, ge=0, description="Length of the call.")
+    engine: Named = Field(description="What listens to them.")
+    model: str | None = Field(
+        default=None, min_length=1, description="Its model, by name; unset: as the settings say."
+    )
+    model_dir: Path | None = Field(
+        default=None, description="Folder of its model, of a Whisper or a SenseVoice."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_model_to_choose(self) -> EngineRule:
+        with_engine(TranscribeSettings(), self.engine, self.model, self.model_dir)
+        return self
+
+
 class TranscribeSettings(BaseModel):
     """How recordings become text."""
 
@@ -204,6 +237,22 @@ class TranscribeSettings(BaseModel):
         "and Korean, with emotions and sounds; needs the extra `sensevoice`. openai: a server, see "
         "transcribe.endpoint. "
         "stub: no recognition, for load tests.",
+    )
+    rules: tuple[EngineRule, ...] = Field(
+        default=(),
+        description="Calls that another engine listens to; the first rule that matches counts. "
+        'Such as [{"languages": ["yue"], "engine": "sensevoice"}].',
+    )
+    fallbacks: tuple[Named, ...] = Field(
+        default=(),
+        description="Engines that listen in turn where the one that was to cannot be loaded, is "
+        "away for longer than fallback_after_s, or does not know the call's language. Each "
+        "transcript says that one did. Without any, calls wait.",
+    )
+    fallback_after_s: float = Field(
+        default=300.0,
+        ge=0,
+        description="How long an engine may be away before a fallback listens.",
     )
     model: str = Field(
         default="small",
@@ -291,12 +340,53 @@ class TranscribeSettings(BaseModel):
         "on a GPU, 1 elsewhere.",
     )
 
+    @model_validator(mode="after")
+    def _have_a_server(self) -> TranscribeSettings:
+        endpoint = self.endpoint
+        for key, engine in (
+            *(("rules", rule.engine) for rule in self.rules),
+            *(("fallbacks", engine) for engine in self.fallbacks),
+        ):
+            if engine == "openai" and (endpoint.url is None or not endpoint.model):
+                raise ValueError(
+                    f"transcribe.{key} name openai, which needs transcribe.endpoint.url and "
+                    "transcribe.endpoint.model"
+                )
+        return self
+
+
+def with_engine(
+    settings: TranscribeSettings,
+    engine: EngineName,
+    model: str | None = None,
+    model_dir: Path | None = None,
+) -> TranscribeSettings:
+    """`settings` with another engine, and a model of it by name or folder.
+
+    With a model `auto` is faster-whisper: no other engine takes its place. Raises ValueError for an
+    engine that has no such choice.
+    """
+    if model is None and model_dir is None:
+        return settings.model_copy(update={"engine": engine})
+    if engine in ("auto", "faster-whisper", "whisperx"):
+        engine = "faster-whisper" if engine == "auto" else engine
+        named = {"model": model or settings.model, "model_dir": model_dir}
+        return settings.model_copy(update={"engine": engine, **named})
+    if engine == "openai" and model_dir is None:
+        endpoint = settings.endpoint.model_copy(update={"model": model})
+        return settings.model_copy(update={"engine": engine, "endpoint": endpoint})
+    if engine == "sensevoice" and model is None:
+        sensevoice = settings.sensevoice.model_copy(update={"model_dir": model_dir})
+        return settings.model_copy(update={"engine": engine, "sensevoice": sensevoice})
+    which = f"model={model!r}" if model is not None else f"model_dir={str(model_dir)!r}"
+    raise ValueError(f"{which}: {engine} has no models; ask for engine=faster-whisper too")
+
 
 def with_options(settings: TranscribeSettings, options: Mapping[str, str]) -> TranscribeSettings:
     """`settings` as a replay overrides them. Raises Invalid for an option or value that is none.
 
-    A model asked for is a Whisper's: with `engine` auto it is faster-whisper that loads it, and no
-    other engine takes its place.
+    A model asked for with `engine` auto is a Whisper's: faster-whisper loads it, and no other
+    engine takes its place.
     """
     refuse_unknown_options("transcribe", OPTIONS, options)
     try:
@@ -307,14 +397,11 @@ def with_options(settings: TranscribeSettings, options: Mapping[str, str]) -> Tr
             "unknown_option",
             f"transcribe cannot take option {name}={options[name]!r}: {error.errors()[0]['msg']}",
         ) from None
-    wanted = settings.model_copy(update={name: getattr(asked, name) for name in options})
-    if "model" not in options:
-        return wanted
-    if wanted.engine not in ("auto", "faster-whisper", "whisperx"):
-        raise Invalid(
-            "unknown_option",
-            f"transcribe cannot take option model={wanted.model!r}: {wanted.engine} has no models; "
-            "ask for engine=faster-whisper too",
-        )
-    engine = "faster-whisper" if wanted.engine == "auto" else wanted.engine
-    return wanted.model_copy(update={"engine": engine, "model_dir": None})
+    wanted = settings.model_copy(
+        update={"language": asked.language} if "language" in options else {}
+    )
+    engine = asked.engine if "engine" in options else settings.engine
+    try:
+        return with_engine(wanted, engine, options.get("model"))
+    except ValueError as error:
+        raise Invalid("unknown_option", f"transcribe cannot take option {error}") from None

@@ -86,6 +86,27 @@ def test_the_stage_reads_and_writes_what_the_catalogue_says(objects: DirectoryOb
     assert (made.batch, made.workers) == (1, 3)
 
 
+def test_as_many_calls_are_at_work_as_who_listens_can_share(objects: DirectoryObjects) -> None:
+    def workers(**settings: Any) -> int:
+        server = {"url": "http://127.0.0.1:9/v1", "model": "m", "concurrency": 7}
+        made = TranscribeSettings.model_validate({"endpoint": server, **settings})
+        return stage(made, objects, Chosen(FakeEngine(), "")).workers
+
+    assert workers() == 1
+    assert workers(rules=[{"engine": "openai"}]) == 7
+    assert workers(rules=[{"engine": "openai"}], workers=2) == 2
+
+
+def test_a_rule_decides_who_listens_and_is_published(objects: DirectoryObjects) -> None:
+    event = recorded(stored(objects, "r1", wav([speech(0)]), 1), language_hints=["yue"])
+    rules = [{"name": "Cantonese", "languages": ["yue"], "engine": "stub"}]
+    transcript = run(objects, event, FakeEngine(forbidden=True), rules=rules)
+    assert transcript.engine.name == "stub"
+    assert transcript.engine.reason.startswith("rule 1 (Cantonese): stub: transcribe.rules asks")
+    other = replace(event, call=replace(event.call, language_hints=["en"]))
+    assert run(objects, other, FakeEngine(), rules=rules).engine.name == "fake"
+
+
 @pytest.mark.parametrize("name", sorted(RECORDED))
 def test_every_example_twice_gives_equal_transcripts(objects: DirectoryObjects, name: str) -> None:
     event = RECORDED[name]

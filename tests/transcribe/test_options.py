@@ -20,7 +20,7 @@ from services.runtime.log import Message, Record
 from services.runtime.objects import DirectoryObjects
 from services.runtime.process import process, way_id
 from services.runtime.stage import Envelope, Stage, event_id
-from services.transcribe.choice import Chosen, ReplayEngines
+from services.transcribe.choice import Chosen, Engines, Wanted
 from services.transcribe.handler import stage
 from services.transcribe.settings import OPTIONS, TranscribeSettings, with_options
 from tests.transcribe.fake_engine import FakeEngine
@@ -67,6 +67,7 @@ def made(tmp_path: Path, **settings: Any) -> Stage:
         ({"language": ""}, "language=''"),
         ({"model": "", "engine": "faster-whisper"}, "model=''"),
         ({"model": "large-v3", "engine": "stub"}, "stub has no models.*faster-whisper"),
+        ({"model": "/tmp/model", "engine": "sensevoice"}, "sensevoice has no models"),
     ],
 )
 def test_what_is_no_option_is_refused_with_what_is_one(options: dict[str, str], told: str) -> None:
@@ -84,6 +85,15 @@ def test_a_model_asked_for_is_never_replaced_by_another_engine(tmp_path: Path) -
     settings = TranscribeSettings(model_dir=tmp_path)
     wanted = with_options(settings, {"model": "large-v3"})
     assert (wanted.engine, wanted.model, wanted.model_dir) == ("faster-whisper", "large-v3", None)
+
+
+def test_a_model_asked_for_of_a_server_is_the_servers() -> None:
+    settings = TranscribeSettings.model_validate(
+        {"model": "small", "endpoint": {"url": "http://127.0.0.1:9/v1", "model": "one"}}
+    )
+    asked = with_options(settings, {"engine": "openai", "model": "two"})
+    assert (asked.engine, asked.endpoint.model, asked.model) == ("openai", "two", "small")
+    assert asked.endpoint.url == settings.endpoint.url
 
 
 @pytest.mark.parametrize("name", ["ingest", "sink"])
@@ -200,40 +210,42 @@ def wanted(model: str) -> TranscribeSettings:
     return TranscribeSettings(engine="faster-whisper", model=model)
 
 
+def asked_for(engines: Engines, model: str) -> str:
+    """The model that listens where a replay asks for that one."""
+    by_option = Wanted(wanted(model), replay=True, by_option=True)
+    return engines.hear(by_option, lambda settings, who: who.engine.identity.model)
+
+
 def test_two_engines_are_kept_beside_the_live_one_and_the_older_goes() -> None:
     loader = Loader()
-    engines = ReplayEngines(wanted("small"), LIVE, loader)
-    assert engines.get(wanted("small")) is LIVE
-    first = engines.get(wanted("a"))
-    engines.get(wanted("b"))
-    assert engines.get(wanted("a")) is first
-    engines.get(wanted("c"))
-    assert engines.get(wanted("a")) is first, "used later than b"
-    assert loader.asked == ["a", "b", "c"]
-    engines.get(wanted("b"))
+    engines = Engines(wanted("small"), LIVE, loader)
+    assert asked_for(engines, "small") == "live"
+    for model in ("a", "b", "a", "c", "a"):
+        assert asked_for(engines, model) == model
+    assert loader.asked == ["a", "b", "c"], "a was used later than b"
+    asked_for(engines, "b")
     assert loader.asked == ["a", "b", "c", "b"]
 
 
-def test_a_model_that_cannot_be_had_now_holds_up_no_stage(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_model_that_cannot_be_had_now_holds_up_no_stage() -> None:
+    now = [0.0]
     loader = Loader()
-    engines = ReplayEngines(wanted("small"), LIVE, loader)
+    engines = Engines(wanted("small"), LIVE, loader, clock=lambda: now[0])
     loader.failure = Transient("model_missing", "the hub does not answer")
     for _ in range(3):
         with pytest.raises(NotYet, match="model_missing: the hub does not answer"):
-            engines.get(wanted("large"))
+            asked_for(engines, "large")
     assert loader.asked == ["large"], "who comes soon after does not wait for the hub again"
     loader.failure = None
-    monkeypatch.setattr("services.transcribe.choice.time.monotonic", lambda: 1e9)
-    assert engines.get(wanted("large")).engine.identity.model == "large"
+    now[0] = 60.0
+    assert asked_for(engines, "large") == "large"
 
 
 def test_a_model_that_is_none_is_invalid() -> None:
     loader = Loader()
     loader.failure = ValueError("transcribe.model='big' is no Whisper model; one of small")
-    engines = ReplayEngines(wanted("small"), LIVE, loader)
+    engines = Engines(wanted("small"), LIVE, loader)
     for _ in range(2):
         with pytest.raises(Invalid, match=r"unknown_option: .*'big' is no Whisper model"):
-            engines.get(wanted("big"))
+            asked_for(engines, "big")
     assert loader.asked == ["big"]
