@@ -35,11 +35,17 @@ from services.cli.topics import topics_app
 from services.enrich.handler import enrich_call
 from services.enrich.rules import load_tenant_rules
 from services.enrich.transcript_file import findings_json, parse_transcript
-from services.ingest.entrances import call_ended_for
-from services.ingest.handler import upload
+from services.ingest.entrances import (
+    beyond_audio,
+    call_ended_for,
+    check_language,
+    problem_with_audio,
+)
+from services.ingest.handler import UPLOADED, upload
 from services.loopback import Asks, Question, asking, rows_of, running
 from services.runtime import headers as h
-from services.runtime.errors import Failure, Invalid, Transient
+from services.runtime.audio import Prober
+from services.runtime.errors import Failure, Invalid, NotYet, Transient
 from services.runtime.observe import configure_logs
 from services.runtime.stage import utc_now
 from services.serve import AlreadyRunning, embedded, serve, switch_often, until_told
@@ -168,10 +174,13 @@ def submit(
         log_to_file(settings)
     chosen = [_role(name) for name in roles.split(",")] if roles else None
     metadata: dict[str, Any] = {"language_hints": [language]} if language else {}
+    if language:
+        check_language("--language", language)
     parts = Parts(settings)
     log = parts.log()
     owner = tenant or settings.tenant
     began = utc_now()
+    probe = Prober()
     handed: list[CallEnded] = []
     for path in files:
         try:
@@ -179,6 +188,7 @@ def submit(
                 path, tenant_id=owner, call_id=call_id, roles=chosen, metadata=metadata,
                 uri=upload(parts.objects, owner, path),
             )  # fmt: skip
+            _check_audio(settings, call, path, probe, named=chosen is not None)
             parts.publish(log, call)
         except (Invalid, OSError) as problem:  # the file's own; the others are handed in
             _error(f"{path}: {problem}")
@@ -187,6 +197,7 @@ def submit(
         out.print(f"{owner}/{call.call_id}  {path}", soft_wrap=True)
     log.close()
     parts.close()
+    probe.close()
     if handed and not wait and settings.log.kind == "sqlite" and running(settings.data_dir) is None:
         err.print("they wait: no `callstream up` runs on this data folder")
     good = not (wait and handed) or _followed(settings, handed, began)
@@ -198,6 +209,27 @@ def submit(
         )
     if refused or not good:
         raise typer.Exit(1)
+
+
+def _check_audio(
+    settings: Settings, call: CallEnded, path: Path, probe: Prober, *, named: bool
+) -> None:
+    """Raises Invalid where the file denies the roles told of it; warns of times beyond its end.
+
+    A file about which nothing is told that it could deny is not looked into: ingest does that.
+    """
+    mine = [each for each in call.recordings if (each.uri or "").startswith(UPLOADED)]
+    if len(call.recordings) != 1 or not mine or not (mine[0].channel_roles or call.segments):
+        return
+    try:
+        info = probe(path, settings.ingest.audio_limits, mine[0].container)
+    except (Invalid, NotYet):
+        return  # ingest says so, and keeps it as a dead letter
+    if problem := problem_with_audio(call, info):
+        said = f"--roles: {problem}" if named else problem
+        raise Invalid("bad_metadata", said)
+    for told in beyond_audio(call, info):
+        err.print(f"{path}: {told}", soft_wrap=True)
 
 
 def _followed(settings: Settings, calls: Sequence[CallEnded], began: datetime) -> bool:

@@ -16,16 +16,19 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import yaml
 
 from schemas.checks import problem_with
 from schemas.events import CallEnded, Recording, Role
+from services.runtime.audio import AudioInfo
 from services.runtime.errors import Invalid, Transient
 from services.runtime.observe import logger
 from services.runtime.stage import event_id, utc_now
@@ -39,6 +42,10 @@ _CALL_KEYS = frozenset(f.name for f in fields(CallEnded))
 _PASSED_OVER = frozenset({"name", "file", "format", "title", "turns", "voices", "expected"})
 _ENUM_KEYS = frozenset({"role", "kind", "direction", "disposition", "disconnected_by", "consent",
                         "lane", "platform", "channel_roles"})  # fmt: skip
+# A tag as BCP 47 has it; what lies behind the first part is not looked at.
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*")
+# A recorder stops that much before the platform notes it.
+_TRAILING_MS = 2_000
 
 
 def call_ended_for(
@@ -98,10 +105,40 @@ def call_ended_for(
     call["tenant_id"] = tenant_id
     with _said_by(sidecar):
         _fill_times(call, changed_at, recording.get("duration_ms") or 0)
+        _check_languages(call.get("language_hints"), "language" in told)
     about = json.dumps([path.name, digest, sorted(told.items()), roles], default=str)
     call.setdefault("event_id", event_id("file", f"{tenant_id}\n{call['call_id']}\n{about}", 0, 0))
     with _said_by(sidecar):
-        return _converted(call)
+        return _converted(call, told)
+
+
+def problem_with_audio(call: CallEnded, info: AudioInfo) -> str | None:
+    """What the description of the file, the only recording of `call`, says that its audio denies.
+
+    Ingest would pass over roles of another number of channels than the file has.
+    """
+    roles = call.recordings[0].channel_roles
+    if not roles or len(roles) == info.channels:
+        return None
+    named = ",".join(role.value.lower() for role in roles)
+    channels = f"{info.channels} channel{'' if info.channels == 1 else 's'}"
+    mend = (
+        "leave them away: its voices share one channel"
+        if info.channels == 1
+        else f"name {info.channels}, in the order of the channels"
+    )
+    return f"channel_roles is {named}, and the file has {channels}; {mend}"
+
+
+def beyond_audio(call: CallEnded, info: AudioInfo) -> list[str]:
+    """The intervals of `call` that begin or end after its only recording, in words."""
+    start_ms = call.recordings[0].start_offset_ms or 0
+    return [
+        f"{segment.kind.value.lower()} [{segment.start_ms}, {segment.end_ms}] reaches beyond the "
+        f"recording, which ends at {start_ms + info.duration_ms}; these are ms since the start"
+        for segment in call.segments
+        if segment.end_ms > start_ms + info.duration_ms + _TRAILING_MS
+    ]
 
 
 def sidecar_of(path: Path) -> Path | None:
@@ -241,11 +278,27 @@ def _fill_times(call: dict[str, Any], changed_at: datetime, duration_ms: int) ->
     call.setdefault("occurred_at", times["ended_at"])
 
 
-def _converted(call: dict[str, Any]) -> CallEnded:
+def check_language(key: str, tag: str) -> None:
+    """Raises Invalid for what is no language tag: an engine would pass over it."""
+    if not _LANGUAGE.fullmatch(tag):
+        raise Invalid(
+            "bad_metadata",
+            f"{key}={tag!r} is no language tag; its first part has two or three letters, as in "
+            "en, zh or de-AT",
+        )
+
+
+def _check_languages(hints: Any, short: bool) -> None:
+    for hint in hints if isinstance(hints, list | tuple) else ():
+        if isinstance(hint, str):
+            check_language("language" if short else "language_hints", hint)
+
+
+def _converted(call: dict[str, Any], told: Mapping[str, Any]) -> CallEnded:
     try:
         event = msgspec.convert(call, CallEnded)
     except msgspec.ValidationError as error:
-        raise Invalid("bad_metadata", str(error)) from error
+        raise Invalid("bad_metadata", _refusal(str(error), call, told)) from error
     if unknown := _unknown(call, msgspec.to_builtins(event, builtin_types=(datetime,))):
         raise Invalid("bad_metadata", f"{unknown!r} is no field of the schema")
     for field in fields(CallEnded):
@@ -255,8 +308,62 @@ def _converted(call: dict[str, Any]) -> CallEnded:
                 "bad_metadata", f"{field.name} {value} has no time zone; append Z or +01:00"
             )
     if problem := problem_with(event):
-        raise Invalid("bad_metadata", problem)
+        first, _, rest = problem.partition(" ")
+        raise Invalid("bad_metadata", f"{_own_key(first, told)} {rest}")
     return event
+
+
+# Field -> the keys by which it may have been said, the short form first.
+_SAID_BY = {
+    "occurred_at": ("ended_at", "started_at"),
+    "ended_at": ("started_at", "duration_ms"),
+    "segments": ("hold",),
+    "participants": ("agent_id", "agent_name"),
+    "language_hints": ("language",),
+}
+
+
+def _own_key(field: str, told: Mapping[str, Any]) -> str:
+    """What whoever wrote `told` calls that field."""
+    name = field.partition("[")[0].rstrip(":")
+    if name in told or name not in _SAID_BY:
+        return field
+    return next((key for key in _SAID_BY[name] if key in told), field)
+
+
+def _refusal(problem: str, call: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    """What the schema refuses, by the key that was written, its value, and the values allowed."""
+    what, at, place = problem.partition(" - at `$.")
+    if not at:
+        return problem
+    path: list[str] = re.findall(r"[^.\[\]`]+", place)
+    value: Any = call
+    kind: Any = CallEnded
+    for step in path:
+        try:
+            value = value[int(step) if isinstance(value, list) else step]
+            kind = _inner(kind, step)
+        except (LookupError, ValueError, TypeError):
+            return problem
+    if path[0] == "recordings" and "recordings" not in told:
+        path = path[2:]
+    elif path[0] == "participants" and path[-1] in ("agent_id", "display_name"):
+        short = {"agent_id": "agent_id", "display_name": "agent_name"}[path[-1]]
+        path = [short] if short in told else path
+    key = ".".join([_own_key(path[0], told), *path[1:]]) if path else place.rstrip("`")
+    key = re.sub(r"\.(\d+)", r"[\1]", key)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        allowed = ", ".join(str(symbol.value).lower() for symbol in kind)
+        shown = value.lower() if isinstance(value, str) else value
+        return f"{key}={shown!r} is none of {allowed}"
+    return f"{key}={value!r}: {what[:1].lower()}{what[1:]}"
+
+
+def _inner(kind: Any, step: str) -> Any:
+    """The type of the field or element `step` of `kind`, without its None."""
+    found = get_type_hints(kind)[step] if is_dataclass(kind) else get_args(kind)[-1]
+    some = [each for each in get_args(found) if each is not NoneType]
+    return some[0] if isinstance(found, UnionType) and len(some) == 1 else found
 
 
 def _unknown(given: Any, taken: Any, at: str = "") -> str | None:

@@ -245,7 +245,7 @@ def test_the_states_are_those_of_the_view() -> None:
 @pytest.mark.clickhouse
 def test_what_could_not_be_done_is_a_reason_and_an_id_may_hold_slashes(command: Command) -> None:
     audio = str(SAMPLES / "praise.flac")
-    command("submit", "--wait", "--call-id", "a b/c", "--roles", "agent,customer", audio)
+    command("submit", "--wait", "--call-id", "a b/c", audio)
     assert "a b/c" in command("show", "a b/c")
     assert "a b/c" in command("show", "default/a b/c")
     assert "no call a b/d; no call of tenant 'a b'" in command("show", "a b/d", status=1)
@@ -376,6 +376,20 @@ def test_submit_says_what_is_wrong_with_its_words(command: Command, tmp_path: Pa
     assert "no such file" in command("submit", str(tmp_path / "none.wav"), status=1)
     audio = str(SAMPLES / "praise.flac")
     assert "no role; allowed: unknown" in command("submit", audio, "--roles", "boss", status=1)
+    told = command("submit", audio, "--roles", "agent,customer", status=1)
+    assert "--roles: channel_roles is agent,customer, and the file has 1 channel; leave" in told
+    told = command("submit", audio, "--language", "klingon", status=1)
+    assert "--language='klingon' is no language tag" in told
+    file = tmp_path / "call.flac"
+    file.write_bytes((SAMPLES / "angry-refund.flac").read_bytes())
+    (tmp_path / "call.yaml").write_text("channel_roles: [agent]\n")
+    told = command("submit", str(file), status=1)
+    assert "channel_roles is agent, and the file has 2 channels; name 2, in the order" in told
+    (tmp_path / "call.yaml").write_text("channel_roles: [agent, customer]\nhold: [[0, 90000]]\n")
+    process = command.start("submit", str(file))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "hold [0, 90000] reaches beyond the recording, which ends at 38180" in err
 
 
 @pytest.mark.clickhouse

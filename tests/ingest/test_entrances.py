@@ -18,9 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.events import CallEnded, Direction, Queue, Role, SegmentKind
-from services.ingest.entrances import DropFolder, call_ended_for
+from services.ingest.entrances import (
+    DropFolder,
+    beyond_audio,
+    call_ended_for,
+    problem_with_audio,
+)
 from services.ingest.fetch import Fetch
 from services.ingest.settings import IngestSettings
+from services.runtime.audio import AudioInfo
 from services.runtime.errors import Invalid, Transient
 from tests.ingest.hosts import wav
 
@@ -138,10 +144,21 @@ def test_another_description_is_another_event_of_the_same_call(file: Path) -> No
         ({"participants": [{"participant_id": "p", "role": "agent", "age": 3}]},
          "participants[0].age"),
         ({"talk_ms": "long"}, "talk_ms"),
-        ({"direction": "sideways"}, "direction"),
-        ({"channel_roles": ["boss"]}, "channel_roles"),
+        ({"talk_ms": "long"}, "talk_ms='long': expected `int | null`, got `str`"),
+        ({"direction": "sideways"},
+         "direction='sideways' is none of unknown, inbound, outbound"),
+        ({"channel_roles": ["agent", "boss"]}, "channel_roles[1]='boss' is none of unknown, cust"),
+        ({"agent_name": 5}, "agent_name=5: expected"),
+        ({"language": 5}, "language[0]=5: expected"),
+        ({"language": "english"}, "language='english' is no language tag"),
+        ({"language": "klingon"}, "as in en, zh or de-AT"),
+        ({"language_hints": ["en", ""]}, "language_hints=''"),
         ({"hold": [1000, 2000]}, "hold"),
-        ({"hold": [[2000, 1000]]}, "segments"),
+        ({"hold": [[2000, 1000]]}, "hold"),
+        ({"hold": [["a", "b"]]}, "hold[0].start_ms='a'"),
+        ({"segments": [{"kind": "HOLD", "start_ms": 2, "end_ms": 1}]}, "segments"),
+        ({"started_at": "1970-03-02T08:30:00Z"}, "started_at is 1970"),
+        ({"ended_at": "2970-03-02T08:30:00Z"}, "ended_at is 2970"),
         ({"started_at": "yesterday"}, "started_at='yesterday'"),
         ({"started_at": "2026-03-02T08:30:00"}, "time zone"),
         ({"started_at": "2026-03-02T08:30:00Z", "ended_at": "2026-03-02T08:00:00Z"}, "ended_at"),
@@ -158,6 +175,25 @@ def test_a_wrong_description_names_the_key(
         ended(file, metadata=metadata)
     assert caught.value.reason == "bad_metadata"
     assert names in caught.value.detail
+
+
+@pytest.mark.parametrize("tag", ["en", "zh-Hans-CN", "yue", "en_US", "und"])
+def test_a_language_tag_is_taken(file: Path, tag: str) -> None:
+    assert ended(file, metadata={"language": tag}).language_hints == [tag]
+
+
+def test_what_the_audio_denies_is_told(file: Path) -> None:
+    mono = AudioInfo("wav", "pcm_s16le", 8000, 1, 60_000, 480_000)
+    call = ended(file, roles=[Role.AGENT, Role.CUSTOMER],
+                 metadata={"hold": [[1000, 61_000], [70_000, 80_000]]})  # fmt: skip
+    assert problem_with_audio(call, mono) == (
+        "channel_roles is agent,customer, and the file has 1 channel; leave them away: its voices "
+        "share one channel"
+    )
+    assert problem_with_audio(call, replace(mono, channels=2)) is None
+    assert "name 4, in the order" in (problem_with_audio(call, replace(mono, channels=4)) or "")
+    (beyond,) = beyond_audio(call, mono)
+    assert beyond.startswith("hold [70000, 80000] reaches beyond the recording, which ends at 60")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3", "\xff", "", '{"quee": "billing"}',
