@@ -54,15 +54,16 @@ class Chosen:
     """Published with every transcript: which engine should have listened, and why it did not."""
 
 
-def choose(settings: TranscribeSettings) -> Chosen:
+def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") -> Chosen:
     """The engine to begin with: the one that `settings` ask for, else the first of the fallbacks
     whose model can be had. Loads its model, which may take long.
 
+    `asked_by` is what set `settings.engine`, for the reason that is published.
     Raises ValueError for a wrong setting, Transient where the model of an engine that was asked
     for by name cannot be had now, nor a fallback's. `auto` then takes PocketSphinx, and says so.
     """
     try:
-        return load(settings, "transcribe.engine")
+        return load(settings, asked_by)
     except Transient as missing:
         passed = [_Passed(settings.engine, f"cannot be had ({missing})")]
         for instead in _fallbacks(settings, settings):
@@ -76,7 +77,7 @@ def choose(settings: TranscribeSettings) -> Chosen:
 def load(settings: TranscribeSettings, asked_by: str) -> Chosen:
     """The engine that `settings` ask for and no fallback; loads its model, which may take long.
 
-    `asked_by` is what set `settings.engine`, for the reason that is published. Raises as `choose`.
+    Raises as `choose`.
     """
     match settings.engine:
         case "stub":
