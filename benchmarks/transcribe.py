@@ -1,17 +1,27 @@
 """Calls per second of shared batches over WhisperX called for one file after another.
 
     python -m benchmarks.transcribe [--calls 200] [--blocks 5] [--shape tiny] [--batch 8]
-        [--workers 2] [--shortest 30] [--longest 300] [--tokens 100] [--device cpu]
+        [--workers 2] [--shortest 30] [--longest 300] [--tokens 100] [--beam 1] [--device cpu]
+        [--ways whisperx shared words]
 
-Needs the extra `transcribe`. Both hear the same recordings (8 kHz mono FLAC of joined samples, 30 s
-to 5 min) with the same Whisper: of the shape asked for, random weights, int8 on a CPU and float16
-on a GPU, greedy, always so many tokens a window, language given. Random weights cost what trained
-ones cost, and tell nothing of accuracy. WhisperX reads the file through our decoder, which is
-quicker than the program it would start, finds speech with the detector in its wheel and
-transcribes; no alignment. Ours goes from file to segments: decoding, voice detection, windows,
-batches. It is run without word times, as WhisperX is, and once more with those from Whisper's
-attention. Blocks of calls take turns. With a GPU, add `--device cuda --shape large-v3-turbo
---batch 32 --workers 16`: peak memory is printed too.
+WhisperX needs the extra `transcribe`; `--ways shared words` does without. All hear the same
+recordings (8 kHz mono FLAC of joined samples, 30 s to 5 min) with the same Whisper: of the shape
+asked for, random weights, int8 on a CPU and float16 on a GPU, greedy, always so many tokens a
+window, language given. Random weights cost what trained ones cost, and tell nothing of accuracy.
+WhisperX reads the file through our decoder, which is quicker than the program it would start, finds
+speech with the detector in its wheel and transcribes; no alignment. Ours goes from file to
+segments: decoding, voice detection, windows, batches. It is run without word times, as WhisperX is,
+and once more with those from Whisper's attention. Blocks of calls take turns. What the shares of
+time add up to can exceed 1: workers decode, detect and compute features beside the device.
+
+On a machine with a GPU, from the checkout with the extras `transcribe` and `dev`:
+
+    python -m benchmarks.transcribe --device cuda --shape large-v3-turbo --batch 16 --workers 16
+
+prints also how busy the GPU was and the most of its memory in use, as nvidia-smi tells of the whole
+GPU: let nothing else run there. A process keeps the memory it once took, so what one way needs is
+told by a run of it alone (`--ways shared`). `--batch 32` and so on show what more at once is worth;
+`--calls 64 --blocks 2` is the shortest run that fills 16 workers.
 """
 
 from __future__ import annotations
@@ -44,6 +54,10 @@ from services.transcribe.settings import VadSettings
 from services.transcribe.vad import Vad
 from services.transcribe.whisper import PlacedWord, Whisper
 from tests.transcribe.whisper_model import SHAPES, build
+
+WAYS = {"whisperx": "whisperx", "shared": "shared", "words": "shared, words"}
+"""What is timed, as it is asked for and as it is told."""
+PARTS = ("decoding", "voice detection", "features", "waiting for Whisper")
 
 
 class NoWords:
@@ -92,6 +106,21 @@ class Shares:
             self.seconds[part] = self.seconds.get(part, 0.0) + spent
 
 
+@dataclass
+class Features:
+    """Whisper's mel features, timed."""
+
+    make: Callable[..., Any]
+    shares: Shares = field(default_factory=Shares)
+
+    def __call__(self, *audio: Any, **options: Any) -> Any:
+        with self.shares.of("features"):
+            return self.make(*audio, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.make, name)
+
+
 def ours(
     whisper: Whisper, vad: Vad, paths: Sequence[Path], workers: int, shares: Shares
 ) -> list[Heard]:
@@ -102,7 +131,7 @@ def ours(
             audio = decode(path)[0]
         with shares.of("voice detection"):
             spans = vad.speech(audio, VadSettings()).padded
-        with shares.of("waiting for Whisper, features included"):
+        with shares.of("Whisper"):
             return whisper.transcribe(audio, spans, Asked(language="en"))
 
     with ThreadPoolExecutor(workers) as pool:
@@ -113,31 +142,56 @@ def whisperx(pipeline: Any, paths: Sequence[Path], batch: int) -> list[dict[str,
     return [pipeline.transcribe(decode(path)[0], batch_size=batch, language="en") for path in paths]
 
 
-def timed(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 class Gpu:
-    """Looks at the GPU's memory twice a second; nothing on a CPU."""
+    """Load and memory of the GPU, five times a second; nothing on a CPU."""
 
     def __init__(self, device: str) -> None:
-        self.peak_mib = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.samples: list[tuple[float, int, int]] = []
+        """When, percent of the time that it was busy, MiB in use."""
+        self._asked: subprocess.Popen[str] | None = None
         if device == "cuda":
-            self._thread.start()
+            first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+            self._asked = subprocess.Popen(
+                ["nvidia-smi", f"--id={first}", "--query-gpu=utilization.gpu,memory.used",
+                 "--format=csv,noheader,nounits", "--loop-ms=200"],
+                stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            self._reader = threading.Thread(target=self._read, args=(self._asked,), daemon=True)
+            self._reader.start()
 
-    def _look(self) -> None:
-        asked = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        while not self._stop.wait(0.5):
-            told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-            self.peak_mib = max(self.peak_mib, int(told.split()[0]))
+    def _read(self, asked: subprocess.Popen[str]) -> None:
+        assert asked.stdout is not None
+        for line in asked.stdout:
+            busy, mib = (int(it) if it.strip().isdecimal() else 0 for it in line.split(","))
+            self.samples.append((time.perf_counter(), busy, mib))
 
-    def close(self) -> int:
-        self._stop.set()
-        return self.peak_mib
+    def told(self, spans: Sequence[tuple[float, float]]) -> str:
+        """How busy it was, and the most memory in use, within `spans`; empty on a CPU."""
+        within = [it for it in self.samples if any(a <= it[0] <= b for a, b in spans)]
+        if not within:
+            return ""
+        busy = statistics.mean(it[1] for it in within)
+        peak = max(it[2] for it in within)
+        return f"; GPU busy {busy:.0f}% of the time, {peak} MiB at most ({len(within)} looks)"
+
+    def close(self) -> None:
+        if self._asked is not None:
+            self._asked.terminate()
+            self._reader.join()
+            self._asked.communicate()
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    began = time.perf_counter()
+    work()
+    return began, time.perf_counter()
+
+
+def report(name: str, calls: int, audio_s: float, spans: Sequence[tuple[float, float]]) -> str:
+    whole = sum(b - a for a, b in spans)
+    return (
+        f"{name}: {calls / whole:.3f} calls per second, {audio_s / whole:.1f} s of audio per second"
+    )
 
 
 def main() -> None:
@@ -150,7 +204,9 @@ def main() -> None:
     parser.add_argument("--shortest", type=float, default=30.0)
     parser.add_argument("--longest", type=float, default=300.0)
     parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("--beam", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args()
     compute_type = "int8" if options.device == "cpu" else "float16"
     os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
@@ -160,61 +216,80 @@ def main() -> None:
         audio_s = sum(soundfile.info(path).duration for path in paths)
         print(
             f"{len(paths)} calls, {audio_s / 3600:.2f} h of audio; Whisper {options.shape}, "
-            f"{compute_type}, batch {options.batch}, {options.workers} workers",
+            f"{compute_type}, batch {options.batch}, {options.workers} workers, "
+            f"beam {options.beam}",
             flush=True,
         )
         loading = {"device": options.device, "compute_type": compute_type}
-        pipeline = importlib.import_module("whisperx").load_model(
-            str(folder), vad_method="pyannote", language="en", threads=os.cpu_count() or 1,
-            asr_options={"beam_size": 1}, local_files_only=True, **loading,
-        )  # fmt: skip
-        model = faster_whisper.WhisperModel(str(folder), local_files_only=True, **loading)
-        for each in (model, pipeline.model):
-            each.max_length = options.tokens
-        sharing = Whisper(model, beam_size=1, batch_size=options.batch, aligner=NoWords())
-        placing = Whisper(model, beam_size=1, batch_size=options.batch)
-        vad = Vad()
-        for warm in (lambda: whisperx(pipeline, paths[:1], options.batch),
-                     lambda: ours(placing, vad, paths[:1], 1, Shares())):  # fmt: skip
-            warm()
-        ways: dict[str, list[float]] = {"whisperx": [], "shared": [], "shared, words": []}
-        shares, before, gpu = Shares(), sharing.usage, Gpu(options.device)
+        runs: dict[str, Callable[[Sequence[Path]], Any]] = {}
+        if "whisperx" in options.ways:
+            pipeline = importlib.import_module("whisperx").load_model(
+                str(folder), vad_method="pyannote", language="en", threads=os.cpu_count() or 1,
+                asr_options={"beam_size": options.beam}, local_files_only=True, **loading,
+            )  # fmt: skip
+            pipeline.model.max_length = options.tokens
+            runs["whisperx"] = partial(whisperx, pipeline, batch=options.batch)
+        shares: dict[str, Shares] = {}
+        whispers: dict[str, Whisper] = {}
+        if {"shared", "words"} & set(options.ways):
+            model = faster_whisper.WhisperModel(str(folder), local_files_only=True, **loading)
+            model.max_length = options.tokens
+            model.feature_extractor = features = Features(model.feature_extractor)
+            vad = Vad()
+            for way, aligner in (("shared", NoWords()), ("words", None)):
+                if way in options.ways:
+                    shares[way] = Shares()
+                    whispers[way] = Whisper(
+                        model, beam_size=options.beam, batch_size=options.batch, aligner=aligner
+                    )
+
+            def shared(way: str, block: Sequence[Path]) -> None:
+                features.shares = shares[way]
+                ours(whispers[way], vad, block, options.workers, shares[way])
+
+            runs |= {way: partial(shared, way) for way in whispers}
+        for way, run in runs.items():
+            run(paths[:1])
+            shares[way] = Shares()
+        before = {way: whisper.usage for way, whisper in whispers.items()}
+        spans: dict[str, list[tuple[float, float]]] = {way: [] for way in runs}
+        gpu = Gpu(options.device)
         size = -(-len(paths) // options.blocks)
         for number, at in enumerate(range(0, len(paths), size)):
             block = paths[at : at + size]
-            runs: dict[str, Callable[[], Any]] = {
-                "whisperx": partial(whisperx, pipeline, block, options.batch),
-                "shared": partial(ours, sharing, vad, block, options.workers, shares),
-                "shared, words": partial(ours, placing, vad, block, options.workers, Shares()),
-            }
             for way in runs if number % 2 == 0 else reversed(runs):
-                ways[way].append(timed(runs[way]))
-            told = ", ".join(f"{way} {ways[way][-1]:.1f} s" for way in ways)
+                spans[way].append(timed(partial(runs[way], block)))
+            told = ", ".join(f"{WAYS[way]} {b - a:.1f} s" for way in runs
+                             for a, b in spans[way][-1:])  # fmt: skip
             print(f"  block {number + 1}, {len(block)} calls: {told}", flush=True)
-        peak = gpu.close()
-        print(
-            f"whisperx: {len(paths) / sum(ways['whisperx']):.3f} calls per second, "
-            f"{audio_s / sum(ways['whisperx']):.1f} s of audio per second"
-        )
-        for way in ("shared", "shared, words"):
-            ratios = [a / b for a, b in zip(ways["whisperx"], ways[way], strict=True)]
+        gpu.close()
+        for way in runs:
+            line = report(WAYS[way], len(paths), audio_s, spans[way])
+            if way in whispers and "whisperx" in runs:
+                ratios = [
+                    (b - a) / (d - c)
+                    for (a, b), (c, d) in zip(spans["whisperx"], spans[way], strict=True)
+                ]
+                line += (
+                    f"; over whisperx {statistics.median(ratios):.2f} "
+                    f"({min(ratios):.2f} to {max(ratios):.2f})"
+                )
+            print(line + gpu.told(spans[way]))
+        for way, whisper in whispers.items():
+            whole = sum(b - a for a, b in spans[way])
+            usage = whisper.usage
+            windows = usage.items - before[way].items
+            batches = usage.batches - before[way].batches
+            busy = (usage.busy_s - before[way].busy_s) / whole
+            parts = shares[way].seconds
+            parts["waiting for Whisper"] = parts.pop("Whisper") - parts["features"]
             print(
-                f"{way}: {len(paths) / sum(ways[way]):.3f} calls per second, "
-                f"{audio_s / sum(ways[way]):.1f} s of audio per second; over whisperx "
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+                f"{WAYS[way]}: device busy {busy:.0%} of the time, {windows} windows in {batches} "
+                f"batches ({windows / max(1, batches):.1f} each), "
+                f"{usage.out_of_memory} out of memory; "
+                + ", ".join(f"{part} {parts[part] / whole:.0%}" for part in PARTS)
+                + f" of the time, summed over {options.workers} workers"
             )
-        whole = sum(ways["shared"])
-        usage = sharing.usage
-        busy = usage.busy_s - before.busy_s
-        windows, batches = usage.items - before.items, usage.batches - before.batches
-        print(
-            f"shared: device busy {busy / whole:.0%} of the time, {windows} windows in {batches} "
-            f"batches ({windows / max(1, batches):.1f} each); "
-            + ", ".join(f"{part} {s / whole:.0%}" for part, s in shares.seconds.items())
-            + f" of the time, summed over {options.workers} workers"
-        )
-        if peak:
-            print(f"peak memory of the GPU, all of it: {peak} MiB")
 
 
 if __name__ == "__main__":
