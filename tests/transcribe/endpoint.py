@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,7 +119,10 @@ class Endpoint:
 
 
 @contextmanager
-def endpoint(answer: Callable[[Request], Reply] = speaks) -> Iterator[Endpoint]:
+def endpoint(
+    answer: Callable[[Request], Reply] = speaks, certificate: Path | None = None
+) -> Iterator[Endpoint]:
+    """It speaks TLS where it has a `certificate`, with its key, of localhost."""
     made = Endpoint(answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -169,7 +174,13 @@ def endpoint(answer: Callable[[Request], Reply] = speaks) -> Iterator[Endpoint]:
         def handle_error(self, request: object, client_address: object) -> None: ...
 
     server = Server(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    if certificate is None:
+        made.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        made.url = f"https://localhost:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

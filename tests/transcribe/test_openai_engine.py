@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -21,6 +22,7 @@ from services.transcribe.engine import Asked, Heard, HeardSegment, HeardWord
 from services.transcribe.openai_engine import EndpointFailed, OpenAIEngine
 from services.transcribe.settings import EndpointSettings
 from services.transcribe.spans import Span
+from tests.ingest.test_fetch import make_certificate
 from tests.transcribe.endpoint import Endpoint, Reply, Request, endpoint, said, speaks
 from tests.transcribe.sounds import Samples, noise, silence
 
@@ -405,6 +407,15 @@ def test_a_server_that_fails_is_waited_for_and_says_why(
     if not never and reason != "endpoint_busy":  # which has asked not to be asked
         again = OpenAIEngine(server.settings()).transcribe(SAID, SPANS)
         assert engine.transcribe(SAID, SPANS) == again
+
+
+def test_a_server_is_known_by_its_certificate(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path, "localhost")
+    with endpoint(certificate=certificate) as server:
+        known = OpenAIEngine(server.settings(ca_file=certificate))
+        assert known.transcribe(SAID, SPANS).segments
+        with pytest.raises(Transient, match=r"endpoint_down: .*(?i:certificate)"):
+            OpenAIEngine(server.settings()).transcribe(SAID, SPANS)
 
 
 class Clock:
