@@ -725,8 +725,9 @@ def _parts(found: dict[str, Any], length_ms: int) -> list[_Part]:
         words, taken = placed(text, own or beside)
         if not own:
             beside = beside[taken:]
-        # A compression ratio below 0 is none: a server that has no such figures makes them up.
-        figures = (_number(each.get("compression_ratio")) or 0.0) >= 0.0
+        # A ratio of 0 or less is none: a server that has no such figures fills in 0 or -1.
+        ratio = _number(each.get("compression_ratio"))
+        figures = ratio is None or ratio > 0.0
         logprob = _number(each.get("avg_logprob")) if figures else None
         no_speech = _number(each.get("no_speech_prob")) if figures else None
         parts.append(

@@ -207,12 +207,16 @@ def test_what_is_too_short_to_tell_is_heard_as_what_is_spoken_around_it(server: 
 
 
 def test_figures_that_are_none_are_not_believed(server: Endpoint) -> None:
-    """As vLLM filled them in before it had them."""
-    made_up = {"text": "a", "start": 0, "end": 1, "avg_logprob": -1.0, "compression_ratio": -1.0,
-               "no_speech_prob": -1.0}  # fmt: skip
-    wrong = {"text": "b", "start": 1, "end": 2, "avg_logprob": "x", "no_speech_prob": 7}
-    first, second = heard(server, {"text": "", "segments": [made_up, wrong]}).segments
-    for segment in (first, second):
+    """As servers fill them in that do not have them."""
+    wrong: list[dict[str, Any]] = [
+        {"avg_logprob": -1.0, "compression_ratio": -1.0, "no_speech_prob": -1.0},
+        {"avg_logprob": 0.0, "compression_ratio": 0.0, "no_speech_prob": 0.0},
+        {"avg_logprob": "x", "no_speech_prob": 7},
+    ]
+    segments = [{"text": "a", "start": at, "end": at + 1, **it} for at, it in enumerate(wrong)]
+    found = heard(server, {"text": "", "segments": segments}).segments
+    assert len(found) == 3
+    for segment in found:
         assert (segment.confidence, segment.logprob, segment.no_speech) == (None, None, None)
 
 
