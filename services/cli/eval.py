@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ from services.transcribe.settings import TranscribeSettings, with_options
 eval_app = typer.Typer()
 
 _ENGINES = get_args(TranscribeSettings.model_fields["engine"].annotation)
+_AS_SET = "as set"
 _QUIET_S = 15.0
 _FAILURES_SHOWN = 10
 _KEPT = {"txt": "text", "json": "json"}
@@ -56,7 +58,7 @@ def evaluate(
     ],
     engine: Annotated[
         list[str] | None,
-        typer.Option(help="Engine to measure; several: say it again. Default: the setting."),
+        typer.Option(help="Engine to measure; several: say it again. Default: as set, with rules."),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -90,7 +92,7 @@ def evaluate(
     try:
         text = manifest.read_bytes()
         clips = read_manifest(manifest)[:limit]
-        wanted = _wanted(settings.transcribe, engine or [settings.transcribe.engine], model or [])
+        wanted = _wanted(settings.transcribe, engine or [], model or [])
         phones = conditions(telephony) if telephony.strip() else []
         if plot_file is not None:
             check_plot(plot_file)
@@ -138,9 +140,16 @@ def evaluate(
 def _wanted(
     settings: TranscribeSettings, engines: Sequence[str], models: Sequence[str]
 ) -> list[Wanted]:
-    """Each engine, with each model where it has models. Raises Invalid and ValueError."""
+    """Each engine, with each model where it has models; with neither, what the settings make of a
+    call. Raises Invalid and ValueError.
+    """
+    if not engines and not models:
+        routed = settings.rules or settings.fallbacks
+        return [Wanted(label=_AS_SET if routed else settings.engine, settings=settings)]
+    # Who is named is measured, and nobody in its place.
+    settings = settings.model_copy(update={"rules": (), "fallbacks": ()})
     found: dict[str, Wanted] = {}
-    for engine in engines:
+    for engine in engines or [settings.engine]:
         if engine not in _ENGINES:
             raise ValueError(f"--engine {engine}: there are {', '.join(_ENGINES)}")
         plain = with_options(settings, {"engine": engine})
@@ -246,10 +255,20 @@ def _about(run: EngineRun) -> str:
         return f"{run.label}: not measured: {run.failure}"
     if run.identity is None:
         return f"{run.label}: not loaded, there was nothing to hear"
-    return (
+    about = (
         f"{run.label}: {run.identity.name} {run.identity.version}, model {run.identity.model}, "
-        f"on {run.identity.device}. {run.reason}"
+        f"on {run.identity.device}, loaded in {run.load_s:.1f} s. {run.reason}"
     )
+    heard = Counter(
+        attempt.engine
+        for attempts in run.attempts.values()
+        for attempt in attempts
+        if attempt.engine
+    )
+    if len(heard) > 1:
+        shares = ", ".join(f"{name} {count}" for name, count in heard.most_common())
+        about += f"\n  clips were heard by {shares}"
+    return about
 
 
 def _figures_table(

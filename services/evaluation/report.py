@@ -288,6 +288,7 @@ def _run_as_json(summary: Summary, attempts: Sequence[Attempt]) -> dict[str, Any
                 "languages": list(attempt.clip.languages),
                 "duration_s": attempt.duration_ms / 1000,
                 "failure": attempt.failure,
+                "engine": attempt.engine,
                 "took_s": _rounded(attempt.took_s),
                 "engine_s": _rounded(attempt.engine_s),
                 "language_heard": attempt.language,

@@ -39,7 +39,7 @@ from services.runtime.errors import Failure, Invalid
 from services.runtime.log import Message
 from services.runtime.objects import MissingObject
 from services.runtime.stage import Envelope, Stage
-from services.transcribe.choice import choose
+from services.transcribe.choice import choose, languages_of
 from services.transcribe.engine import UNDETERMINED, primary_tag
 from services.transcribe.handler import stage as transcribe_stage
 from services.transcribe.settings import TranscribeSettings
@@ -63,6 +63,8 @@ class Attempt:
     """From the stored recording to the transcript; beside others where calls are handled so."""
     engine_s: float = 0.0
     """Of that, in the engine."""
+    engine: str = ""
+    """Who heard it, and with which model: by rules and fallbacks it may be another one."""
     language: str = UNDETERMINED
     language_told: bool = False
     """Whether the engine was told what is spoken."""
@@ -79,7 +81,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """An engine that is to be measured."""
+    """What is to be measured: an engine, or settings whose rules name one for each call."""
 
     label: str
     settings: TranscribeSettings
@@ -173,7 +175,7 @@ class Evaluation:
         spent = _Spent()
         stage = transcribe_stage(settings, store, chosen, listened=spent.add)
         run.calls_at_once = stage.workers
-        return _Listener(stage, spent, settings.language is not None)
+        return _Listener(stage, spent, settings)
 
     def _listen(
         self,
@@ -217,7 +219,7 @@ class Evaluation:
         plain = Attempt(
             clip=clip,
             duration_ms=call.duration_ms,
-            language_told=listener.language_set or bool(event.call.language_hints),
+            language_told=bool(languages_of(event, listener.settings)),
         )
         listener.spent.clear()
         started = time.monotonic()
@@ -281,6 +283,7 @@ def measured(
         errors[f"DER ±{COLLAR_MS / 1000:g} s"] = diarization_errors(clip.turns, turns, COLLAR_MS)
     return replace(
         plain or Attempt(clip=clip, duration_ms=transcript.duration_ms),
+        engine=f"{transcript.engine.name} {transcript.engine.model}".strip(),
         language=primary_tag(transcript.language),
         words=len(heard),
         errors=errors,
@@ -379,7 +382,7 @@ def _in_order(
 class _Listener:
     stage: Stage
     spent: _Spent
-    language_set: bool
+    settings: TranscribeSettings
 
 
 class _Spent(threading.local):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from services.assembly import project_root
 from services.cli.__main__ import app
 from tests.evaluation.clips import two_parties, write_clip, write_manifest
-from tests.transcribe.sounds import silence
+from tests.transcribe.sounds import silence, speech
 
 SAMPLES = project_root() / "samples" / "audio"
 
@@ -29,11 +29,11 @@ def environment(**more: str) -> dict[str, str]:
     return plain | {"CALLSTREAM_TRANSCRIBE__ENGINE": "stub", "PYTHONWARNINGS": "error"} | more
 
 
-def evaluate(*words: object, status: int = 0) -> tuple[str, str]:
+def evaluate(*words: object, status: int = 0, **settings: str) -> tuple[str, str]:
     """Standard output and error of the command, with the stub engine unless another is named."""
     done = subprocess.run(
         [sys.executable, "-m", "services.cli", "eval", *map(str, words)],
-        env=environment(COLUMNS="200"), capture_output=True, text=True, timeout=300,
+        env=environment(COLUMNS="200", **settings), capture_output=True, text=True, timeout=300,
         check=False,
     )  # fmt: skip
     assert done.returncode == status, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -147,6 +147,23 @@ def test_what_the_document_says_to_type_is_typed(tmp_path: Path) -> None:
     (engine,) = json.loads((tmp_path / "found.json").read_text("utf-8"))["engines"]
     assert [run["clips"] for run in engine["runs"]] == [2, 2, 2]
     assert not any(run["failed"] for run in engine["runs"])
+
+
+def test_rules_choose_who_hears_a_clip_unless_an_engine_is_named(tmp_path: Path) -> None:
+    write_clip(tmp_path, "short.wav", speech(0, 0.0, 1.0))
+    write_clip(tmp_path, "long.wav")
+    path = write_manifest(tmp_path, {"file": "short.wav"}, {"file": "long.wav"})
+    rules = json.dumps([{"shorter_than_s": 2, "engine": "pocketsphinx"}])
+
+    def heard_by(*words: str) -> tuple[str, list[str]]:
+        out, _ = evaluate(path, *words, "--json", tmp_path / "found.json",
+                          CALLSTREAM_TRANSCRIBE__RULES=rules)  # fmt: skip
+        (engine,) = json.loads((tmp_path / "found.json").read_text("utf-8"))["engines"]
+        assert engine["label"] in out
+        return engine["label"], [each["engine"] for each in engine["runs"][0]["each"]]
+
+    assert heard_by() == ("as set", ["pocketsphinx en-us", "stub hash-of-audio"])
+    assert heard_by("--engine", "stub") == ("stub", ["stub hash-of-audio"] * 2)
 
 
 def test_no_clip_heard_is_status_1(tmp_path: Path) -> None:
