@@ -208,12 +208,16 @@ def _other(value: Any, chance: random.Random) -> Any:
                 days=chance.choice((-719_162, -1, 0, 100_000, 2_932_896))
             )
         case list():
-            return value * (500 if chance.random() < 0.01 else chance.choice((0, 2, 3)))
+            many = min(500, _MOST_ITEMS // max(1, len(value)))
+            return value * (many if chance.random() < 0.01 else chance.choice((0, 2, 3)))
         case dict():
             return {}
         case _:
             return chance.choice((*_INTEGERS[:4], *_TEXTS[:8], 0.5, [], {}, NOW))
 
+
+# What is longer than a log takes is no message: making it would only cost memory.
+_MOST_ITEMS = 50_000
 
 # Of the value: (bytes, chance) -> bytes, or None for a tombstone.
 Mutation = Callable[[bytearray, random.Random], bytes | None]
