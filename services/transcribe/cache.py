@@ -10,21 +10,27 @@ import msgspec
 
 from schemas.events import Engine as Identity
 from services.runtime.objects import MissingObject, Objects
+from services.transcribe.diarizer import Turns
 from services.transcribe.engine import Heard
 from services.transcribe.settings import VadSettings
 from services.transcribe.spans import Span
 
 # Raised when what is kept, or how it is made, changes its meaning: older entries are not found.
-FORM = 2
+FORM = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelResult:
-    speech_ms: int
+    voiced: tuple[Span, ...]
+    """Where somebody speaks, outside of what is masked."""
     same_as: int | None = None
     heard: Heard | None = None
     """None where the channel was not transcribed: it repeats another, or the language is beyond
     the engine."""
+    turns: Turns | None = None
+    """Who speaks when, where the voices were to be parted and could be."""
+    undivided: str = ""
+    """Why they could not be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +50,13 @@ class Question:
     engine: Identity
     language: str | None
     hints: Sequence[str]
+    terms: Sequence[str]
+    prompt: str
     masks: Sequence[Span]
     vad: VadSettings
+    diarizer: str
+    """What would part the voices of a shared channel; empty where nothing has to."""
+    parties: int | None
 
 
 # Made once, before threads: see Codec.
@@ -74,8 +85,12 @@ def key(question: Question) -> str:
             },
             "language": question.language,
             "hints": list(question.hints),
+            "terms": list(question.terms),
+            "prompt": question.prompt,
             "masks": list(question.masks),
             "vad": question.vad.model_dump(mode="json"),
+            "diarizer": question.diarizer,
+            "parties": question.parties,
         },
         order="sorted",
     )

@@ -148,6 +148,8 @@ class Speakers:
     names: tuple[str, ...]
     roles: tuple[Role, ...]
     problems: tuple[tuple[DegradationKind, str], ...]
+    shared: bool = False
+    """Whether all parties are on one channel, whose voices have to be parted."""
 
 
 def speakers(
@@ -156,7 +158,7 @@ def speakers(
     """Names and roles from the recording's channels; see Speakers.
 
     Several distinct channels are one speaker each. A single one, or one repeated (dual mono),
-    holds everybody: it has a role only if one party can be told to be alone on it.
+    is shared, unless one party can be told to be alone on it.
     """
     told = list(recording.channel_roles)
     problems: list[tuple[DegradationKind, str]] = []
@@ -186,20 +188,23 @@ def speakers(
         problems.append(
             (DegradationKind.DUAL_MONO, f"{where}: its {count} channels carry the same audio")
         )
-    role = told[0] if count == 1 and told else Role.UNKNOWN
-    if role is Role.UNKNOWN:
-        humans = [party.role for party in call.participants if party.role in HUMANS]
-        if len(humans) == 1:
-            role = humans[0]
-        else:
-            problems.append(
-                (
-                    DegradationKind.NO_DIARIZATION,
-                    f"{where}: one channel for all parties, and no diarizer to part them",
-                )
-            )
+    role = alone_on(call, told if count == 1 else ())
     name = "speaker_0" if role is Role.UNKNOWN else role.lower()
-    return Speakers((name,) * count, (role,) * count, tuple(problems))
+    return Speakers((name,) * count, (role,) * count, tuple(problems), role is Role.UNKNOWN)
+
+
+def alone_on(call: CallEnded, told: Sequence[Role]) -> Role:
+    """Who is alone on the one channel of a recording, which has the roles `told`, if any; UNKNOWN
+    where several may be."""
+    if len(told) == 1 and told[0] is not Role.UNKNOWN:
+        return told[0]
+    people = humans(call)
+    return people[0] if len(people) == 1 else Role.UNKNOWN
+
+
+def humans(call: CallEnded) -> list[Role]:
+    """The people who took part, as far as the platform tells."""
+    return [party.role for party in call.participants if party.role in HUMANS]
 
 
 def _names(roles: Sequence[Role]) -> tuple[str, ...]:

@@ -5,36 +5,38 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from schemas.events import (
     CallRecorded,
     CallTranscribed,
-    ChannelHeard,
-    Degradation,
     DegradationKind,
     Masked,
-    Segment,
+    Role,
     SegmentKind,
     StoredRecording,
 )
 from services.runtime.errors import Invalid
 from services.runtime.objects import MissingObject, Objects
+from services.runtime.observe import logger
 from services.transcribe import cache
 from services.transcribe.cache import ChannelResult, Question, RecordingResult
-from services.transcribe.channels import Speakers, same_audio, speakers, unpack
-from services.transcribe.choice import Chosen
-from services.transcribe.engine import RATE_HZ, UNDETERMINED, Asked, Heard, Samples, primary_tag
+from services.transcribe.channels import alone_on, humans, same_audio, unpack
+from services.transcribe.choice import Chosen, languages_of
+from services.transcribe.diarizer import Diarizer, Turns
+from services.transcribe.engine import RATE_HZ, Asked, Heard, Samples
 from services.transcribe.settings import TranscribeSettings
-from services.transcribe.spans import Span, joined, total_ms, within, without
-from services.transcribe.trust import flags
+from services.transcribe.spans import Span, joined, without
+from services.transcribe.transcript import Listening, Problem, transcript
 from services.transcribe.vad import Vad
-from services.transcribe.words import timed
+from services.transcribe.vocabulary import Vocabularies, Vocabulary
 
 # What masking leaves of a stretch of speech is not worth listening to below this.
 _SHORTEST_MS = 100
+# Of what a library says when it fails.
+_LONGEST_REASON = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,11 @@ class Transcriber:
     objects: Objects
     chosen: Chosen
     vad: Vad
+    diarizer: Diarizer | None = None
+    """Parts the voices of a channel that several people share."""
+    no_diarizer: str = "there is no diarizer"
+    """Why, where there is none."""
+    vocabularies: Vocabularies = field(default_factory=Vocabularies)
 
     def transcribe(
         self, event: CallRecorded, now: datetime, *, replay: bool = False
@@ -59,11 +66,42 @@ class Transcriber:
         if not event.recordings:
             return None
         masks = self._masks(event)
-        asked = replace(self._asked(event), replay=replay)
-        results = [self._heard(recording, masks, asked) for recording in event.recordings]
-        return self._published(
-            event, now, masks, asked, [r for r, _ in results], all(c for _, c in results)
+        vocabulary = self.vocabularies.of(event.call)
+        asked = replace(self._asked(event, vocabulary), replay=replay)
+        results = [self._heard(event, recording, masks, asked) for recording in event.recordings]
+        beyond, beyond_all = self._unsupported(asked)
+        listening = Listening(
+            event=event,
+            masks=masks,
+            asked=asked,
+            vocabulary=vocabulary,
+            engine=replace(self.chosen.engine.identity, reason=self.chosen.reason),
+            diarizer="" if self.diarizer is None else self.diarizer.identity,
+            no_diarizer=self.no_diarizer,
+            problems=[
+                *((it.kind, it.reason) for it in self.chosen.degradations),
+                *self._beyond(beyond, beyond_all),
+            ],
         )
+        heard = [result for result, _ in results]
+        cached = all(known for _, known in results)
+        made = transcript(listening, heard, now, self.settings, cached=cached)
+        return replace(made, language=beyond[0]) if beyond_all else made
+
+    def _beyond(self, tags: Sequence[str], every: bool) -> list[Problem]:
+        if not tags:
+            return []
+        effect = (
+            "no text was made up in another language"
+            if every
+            else "such speech comes out as wrong words of another language"
+        )
+        return [
+            (
+                DegradationKind.LANGUAGE_UNSUPPORTED,
+                f"{self.chosen.engine.identity.name} cannot transcribe {', '.join(tags)}: {effect}",
+            )
+        ]
 
     def _masks(self, event: CallRecorded) -> list[Masked]:
         """Telephony intervals that are not transcribed, on the call's timeline."""
@@ -75,12 +113,16 @@ class Transcriber:
         ]
         return sorted(found, key=lambda m: (m.start_ms, m.end_ms, m.kind))
 
-    def _asked(self, event: CallRecorded) -> Asked:
-        """What is spoken where the settings say so, or the tags that the platform believes."""
-        if self.settings.language is not None:
-            return Asked(language=primary_tag(self.settings.language))
-        tags = [primary_tag(tag) for tag in event.call.language_hints]
-        return Asked(hints=tuple(dict.fromkeys(tag for tag in tags if tag != UNDETERMINED)))
+    def _asked(self, event: CallRecorded, vocabulary: Vocabulary | None) -> Asked:
+        """What is spoken where the settings say so, or is believed; what the vocabulary expects."""
+        tags = languages_of(event, self.settings)
+        given = self.settings.language is not None
+        return Asked(
+            language=tags[0] if given else None,
+            hints=() if given else tags,
+            terms=() if vocabulary is None else vocabulary.terms,
+            prompt="" if vocabulary is None else vocabulary.prompt,
+        )
 
     def _unsupported(self, asked: Asked) -> tuple[list[str], bool]:
         """Languages of the call that are beyond the engine, and whether they are all it has."""
@@ -91,6 +133,7 @@ class Transcriber:
 
     def _heard(
         self,
+        event: CallRecorded,
         recording: StoredRecording,
         masks: Sequence[Masked],
         asked: Asked,
@@ -109,14 +152,21 @@ class Transcriber:
         local = joined(
             Span(mask.start_ms, mask.end_ms).shifted(-recording.start_offset_ms) for mask in masks
         )
+        parting = alone_on(event.call, recording.channel_roles) is Role.UNKNOWN
+        diarizer = self.diarizer if parting else None
+        parties = len(humans(event.call)) or None
         question = Question(
             sha256=recording.sha256,
             container=recording.container,
             engine=self.chosen.engine.identity,
             language=asked.language,
             hints=asked.hints,
+            terms=asked.terms,
+            prompt=asked.prompt,
             masks=local,
             vad=self.settings.vad,
+            diarizer="" if diarizer is None else diarizer.identity,
+            parties=None if diarizer is None else parties,
         )
         if self.settings.cache and (known := cache.load(self.objects, question)) is not None:
             return known, True
@@ -137,9 +187,12 @@ class Transcriber:
             audio = unpack(
                 source, recording.container, Path(name), local, self.settings.max_channel_s
             )
-            result = self._listened(audio, local, asked)
+            result = self._listened(audio, local, asked, diarizer, parties)
         # What could be made in part only may be whole the next time.
-        partly = any(channel.heard and channel.heard.degradations for channel in result.channels)
+        partly = any(
+            channel.undivided or (channel.heard and channel.heard.degradations)
+            for channel in result.channels
+        )
         if self.settings.cache and not partly:
             cache.store(self.objects, question, result)
         return result, False
@@ -149,152 +202,42 @@ class Transcriber:
         audio: Sequence[Samples],
         masks: Sequence[Span],
         asked: Asked,
+        diarizer: Diarizer | None,
+        parties: int | None,
     ) -> RecordingResult:
         _, beyond_all = self._unsupported(asked)
         channels: list[ChannelResult] = []
-        for samples, original in zip(audio, same_audio(audio), strict=True):
+        copies = same_audio(audio)
+        shared = copies.count(None) == 1
+        for samples, original in zip(audio, copies, strict=True):
             if original is not None:
-                speech_ms = channels[original].speech_ms
-                channels.append(ChannelResult(speech_ms=speech_ms, same_as=original))
+                channels.append(ChannelResult(voiced=channels[original].voiced, same_as=original))
                 continue
-            voiced = self.vad.speech(samples, self.settings.vad)
+            found = self.vad.speech(samples, self.settings.vad)
+            voiced = tuple(without(found.spans, masks))
             spans = [
-                span for span in without(voiced.padded, masks) if span.length_ms >= _SHORTEST_MS
+                span for span in without(found.padded, masks) if span.length_ms >= _SHORTEST_MS
             ]
-            heard = None
+            heard = turns = None
+            undivided = ""
             if not beyond_all:
                 heard = self.chosen.engine.transcribe(samples, spans, asked) if spans else Heard()
+                if shared and diarizer is not None:
+                    turns, undivided = _parted(diarizer, samples, voiced, parties)
             channels.append(
-                ChannelResult(speech_ms=total_ms(without(voiced.spans, masks)), heard=heard)
+                ChannelResult(voiced=voiced, heard=heard, turns=turns, undivided=undivided)
             )
         samples_each = audio[0].size if audio else 0
         return RecordingResult(duration_ms=samples_each * 1000 // RATE_HZ, channels=tuple(channels))
 
-    def _published(
-        self,
-        event: CallRecorded,
-        now: datetime,
-        masks: list[Masked],
-        asked: Asked,
-        results: Sequence[RecordingResult],
-        cached: bool,
-    ) -> CallTranscribed:
-        segments: list[Segment] = []
-        channels: list[ChannelHeard] = []
-        problems: list[tuple[DegradationKind, str]] = []
-        heard: list[Heard] = []
-        for recording, result in zip(event.recordings, results, strict=True):
-            same_as = [channel.same_as for channel in result.channels]
-            who = speakers(event.call, recording, same_as)
-            problems += who.problems
-            for number, channel in enumerate(result.channels):
-                channels.append(
-                    ChannelHeard(
-                        recording_id=recording.recording_id,
-                        channel=number,
-                        role=who.roles[number],
-                        speech_ms=channel.speech_ms,
-                        same_as_channel=channel.same_as,
-                    )
-                )
-                if channel.heard is not None:
-                    heard.append(channel.heard)
-                    problems += [(it.kind, it.reason) for it in channel.heard.degradations]
-                    segments += self._segments(event, recording, number, who, channel.heard)
-        extents = [
-            Span(0, result.duration_ms).shifted(recording.start_offset_ms)
-            for recording, result in zip(event.recordings, results, strict=True)
-        ]
-        beyond, beyond_all = self._unsupported(asked)
-        if beyond:
-            effect = (
-                "no text was made up in another language"
-                if beyond_all
-                else "such speech comes out as wrong words of another language"
-            )
-            problems.append(
-                (
-                    DegradationKind.LANGUAGE_UNSUPPORTED,
-                    f"{self.chosen.engine.identity.name} cannot transcribe {', '.join(beyond)}: "
-                    f"{effect}",
-                )
-            )
-        segments.sort(key=lambda s: (s.start_ms, s.channel, s.recording_id, s.end_ms))
-        spoken, sure = _overall(segments, heard)
-        return CallTranscribed(
-            tenant_id=event.tenant_id,
-            call_id=event.call_id,
-            revision=event.revision,
-            transcribed_at=now,
-            call=event.call,
-            recordings=event.recordings,
-            duration_ms=max(0, *(extent.end_ms for extent in extents)),
-            engine=replace(self.chosen.engine.identity, reason=self.chosen.reason),
-            language=beyond[0] if beyond_all else spoken,
-            language_confidence=sure,
-            segments=[replace(s, segment_id=number) for number, s in enumerate(segments)],
-            masked=[m for m in masks if within(extents, Span(m.start_ms, m.end_ms))],
-            channels=channels,
-            degradations=[
-                Degradation(kind=kind, reason=reason) for kind, reason in dict.fromkeys(problems)
-            ],
-            cached=cached,
-        )
 
-    def _segments(
-        self,
-        event: CallRecorded,
-        recording: StoredRecording,
-        channel: int,
-        who: Speakers,
-        heard: Heard,
-    ) -> list[Segment]:
-        """Segments on the call's timeline; `segment_id` is set once all are known."""
-        holds = joined(
-            Span(segment.start_ms, segment.end_ms)
-            for segment in event.call.segments
-            if segment.kind is SegmentKind.HOLD
-        )
-        made: list[Segment] = []
-        for found in heard.segments:
-            local = Span(found.start_ms, found.end_ms)
-            span = local.shifted(recording.start_offset_ms)
-            words = timed(found.text, found.words, local)
-            made.append(
-                Segment(
-                    segment_id=0,
-                    recording_id=recording.recording_id,
-                    channel=channel,
-                    speaker=who.names[channel],
-                    role=who.roles[channel],
-                    start_ms=span.start_ms,
-                    end_ms=span.end_ms,
-                    text=found.text,
-                    language=found.language,
-                    confidence=None if found.confidence is None else round(found.confidence, 4),
-                    flags=flags(found, span, holds, self.settings.trust),
-                    words=words.texts,
-                    word_start_ms=[at + recording.start_offset_ms for at in words.start_ms],
-                    word_end_ms=[at + recording.start_offset_ms for at in words.end_ms],
-                    word_confidence=words.confidence,
-                    words_interpolated=words.interpolated,
-                )
-            )
-        return made
-
-
-def _overall(segments: Sequence[Segment], heard: Sequence[Heard]) -> tuple[str, float | None]:
-    """The language of most of the speech, and the mean certainty of the channels that agree."""
-    spoken: dict[str, int] = {}
-    for segment in segments:
-        length = max(1, segment.end_ms - segment.start_ms)
-        spoken[segment.language] = spoken.get(segment.language, 0) + length
-    if not spoken:
-        return UNDETERMINED, None
-    language = max(sorted(spoken), key=lambda tag: spoken[tag])
-    sure = [
-        found.language_confidence
-        for found in heard
-        if found.language == language and found.language_confidence is not None
-    ]
-    return language, round(sum(sure) / len(sure), 4) if sure else None
+def _parted(
+    diarizer: Diarizer, audio: Samples, voiced: Sequence[Span], parties: int | None
+) -> tuple[Turns | None, str]:
+    """Who speaks when, or why that cannot be told. Nothing else of the call is lost for it."""
+    try:
+        return diarizer.diarize(audio, voiced, parties), ""
+    except Exception as error:  # every library fails in ways of its own
+        why = f"{type(error).__name__}: {error}".partition("\n")[0][:_LONGEST_REASON]
+        logger("transcribe").warning("voices not parted", diarizer=diarizer.identity, why=why)
+        return None, f"{diarizer.identity} failed ({why})"

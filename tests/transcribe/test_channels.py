@@ -126,15 +126,15 @@ def recording(channels: int, *roles: Role) -> StoredRecording:
         (recording(3, AGENT, CUSTOMER, AGENT), [AGENT, CUSTOMER, AGENT], [None, None, None],
          ["agent", "customer", "agent_2"], [AGENT, CUSTOMER, AGENT], []),
         (recording(2, AGENT, CUSTOMER), [AGENT, CUSTOMER], [None, 0],
-         ["speaker_0", "speaker_0"], [UNKNOWN, UNKNOWN], ["DUAL_MONO", "NO_DIARIZATION"]),
+         ["speaker_0", "speaker_0"], [UNKNOWN, UNKNOWN], ["DUAL_MONO"]),
         (recording(1), [AGENT, CUSTOMER], [None],
-         ["speaker_0"], [UNKNOWN], ["NO_DIARIZATION"]),
+         ["speaker_0"], [UNKNOWN], []),
         (recording(1, CUSTOMER), [AGENT, CUSTOMER], [None],
          ["customer"], [CUSTOMER], []),
         (recording(1), [CUSTOMER, Role.IVR], [None],
          ["customer"], [CUSTOMER], []),
         (recording(1), [], [None],
-         ["speaker_0"], [UNKNOWN], ["NO_DIARIZATION"]),
+         ["speaker_0"], [UNKNOWN], []),
     ],
 )  # fmt: skip
 def test_who_speaks_where(
@@ -150,3 +150,4 @@ def test_who_speaks_where(
     assert list(who.roles) == roles
     assert [kind for kind, _ in who.problems] == [DegradationKind(kind) for kind in problems]
     assert all(stored.recording_id in reason for _, reason in who.problems)
+    assert who.shared == (set(names) == {"speaker_0"})

@@ -146,3 +146,30 @@ def test_nothing_asked_is_nothing_passed(model: Any) -> None:
     heard = listener.transcribe(*call(LOW), Asked(language="en"))
     assert (heard.terms, heard.prompt) == ((), "")
     assert listener.decoded[0].prompt == ()
+
+
+def test_a_device_without_room_hears_the_same_in_smaller_batches(model: Any) -> None:
+    class Crowded(Listener):
+        refused = 0
+
+        def _tell(self, steps: Sequence[Any]) -> list[Any]:
+            self._room(steps)
+            return super()._tell(steps)
+
+        def _decode(self, steps: Sequence[Any]) -> list[Any]:
+            self._room(steps)
+            return super()._decode(steps)
+
+        def _room(self, steps: Sequence[Any]) -> None:
+            if len(steps) > 1:
+                self.refused += 1
+                raise RuntimeError("CUDA failed with error out of memory")
+
+    audio, spans = call(*[HIGH, LOW] * 10)
+    crowded = Crowded(model)
+    asked = Asked(hints=("zh", "en"))
+    assert crowded.transcribe(audio, spans, asked) == Listener(model).transcribe(
+        audio, spans, asked
+    )
+    assert crowded.refused > 0
+    assert crowded.usage.out_of_memory == crowded.refused

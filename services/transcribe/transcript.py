@@ -1,0 +1,292 @@
+"""What was heard in a call's recordings as its transcript: who said what, and what to trust."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from schemas.events import (
+    CallRecorded,
+    CallTranscribed,
+    ChannelHeard,
+    Degradation,
+    DegradationKind,
+    Engine,
+    Masked,
+    Role,
+    Segment,
+    SegmentKind,
+    Speaker,
+    StoredRecording,
+    VocabularyUsed,
+)
+from services.transcribe.cache import ChannelResult, RecordingResult
+from services.transcribe.channels import Speakers, speakers
+from services.transcribe.diarizer import Said, attribute
+from services.transcribe.engine import UNDETERMINED, Asked, Heard
+from services.transcribe.script import written
+from services.transcribe.settings import TranscribeSettings
+from services.transcribe.spans import Span, joined, total_ms, within
+from services.transcribe.trust import flags
+from services.transcribe.vocabulary import Corrected, Vocabulary
+from services.transcribe.words import timed
+
+Problem = tuple[DegradationKind, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """What is the same for all that is heard of a call."""
+
+    event: CallRecorded
+    masks: Sequence[Masked]
+    asked: Asked
+    vocabulary: Vocabulary | None
+    engine: Engine
+    diarizer: str
+    """What parted voices; empty where there is none."""
+    no_diarizer: str
+    """Why there is none."""
+    problems: Sequence[Problem] = ()
+    """What could not be done, beside what the results say."""
+
+
+@dataclass(slots=True)
+class _Voice:
+    """All that one speaker says on one channel of a recording."""
+
+    recording: StoredRecording
+    channel: int
+    name: str
+    role: Role
+    said: list[Said] = field(default_factory=list)
+    role_confidence: float | None = None
+    role_reason: str = ""
+
+
+def transcript(
+    listening: Listening,
+    results: Sequence[RecordingResult],
+    now: datetime,
+    settings: TranscribeSettings,
+    *,
+    cached: bool,
+) -> CallTranscribed:
+    """The transcript of a call of whose recordings, in their order, `results` were heard."""
+    event = listening.event
+    channels: list[ChannelHeard] = []
+    problems: list[Problem] = []
+    heard: list[Heard] = []
+    voices: list[_Voice] = []
+    parted = False
+    for recording, result in zip(event.recordings, results, strict=True):
+        who = speakers(event.call, recording, [channel.same_as for channel in result.channels])
+        problems += who.problems
+        these: list[_Voice] = []
+        for number, channel in enumerate(result.channels):
+            channels.append(_channel(recording, number, who.roles[number], channel))
+            if channel.heard is None:
+                continue
+            heard.append(channel.heard)
+            problems += [(it.kind, it.reason) for it in channel.heard.degradations]
+            if who.shared and channel.turns is None and channel.heard.segments:
+                why = channel.undivided or listening.no_diarizer
+                problems.append(
+                    (
+                        DegradationKind.NO_DIARIZATION,
+                        f"recording {recording.recording_id}: one channel for all parties, and "
+                        f"their voices are not parted: {why}",
+                    )
+                )
+            parted |= channel.turns is not None
+            these += _voices(recording, number, who, channel, settings)
+        voices += these
+    _name(voices)
+    holds = joined(
+        Span(segment.start_ms, segment.end_ms)
+        for segment in event.call.segments
+        if segment.kind is SegmentKind.HOLD
+    )
+    segments = sorted(
+        (
+            _segment(voice, said, holds, listening.vocabulary, settings)
+            for voice in voices
+            for said in voice.said
+        ),
+        key=lambda s: (s.start_ms, s.channel, s.recording_id, s.end_ms),
+    )
+    extents = [
+        Span(0, result.duration_ms).shifted(recording.start_offset_ms)
+        for recording, result in zip(event.recordings, results, strict=True)
+    ]
+    spoken, sure = _overall(segments, heard)
+    vocabulary = _used(listening, heard)
+    if vocabulary is not None and listening.asked.terms and heard and not vocabulary.terms:
+        problems.append(
+            (
+                DegradationKind.NO_VOCABULARY,
+                f"{listening.engine.name} was told none of the terms of vocabulary "
+                f"{vocabulary.name}; corrections are made all the same",
+            )
+        )
+    return CallTranscribed(
+        tenant_id=event.tenant_id,
+        call_id=event.call_id,
+        revision=event.revision,
+        transcribed_at=now,
+        call=event.call,
+        recordings=event.recordings,
+        duration_ms=max(0, *(extent.end_ms for extent in extents)),
+        engine=listening.engine,
+        language=spoken,
+        language_confidence=sure,
+        segments=[replace(s, segment_id=number) for number, s in enumerate(segments)],
+        masked=[m for m in listening.masks if within(extents, Span(m.start_ms, m.end_ms))],
+        channels=channels,
+        degradations=[
+            Degradation(kind=kind, reason=reason)
+            for kind, reason in dict.fromkeys([*problems, *listening.problems])
+        ],
+        cached=cached,
+        speakers=_speakers(voices),
+        diarizer=listening.diarizer if parted else "",
+        vocabulary=vocabulary,
+    )
+
+
+def _channel(
+    recording: StoredRecording, number: int, role: Role, channel: ChannelResult
+) -> ChannelHeard:
+    return ChannelHeard(
+        recording_id=recording.recording_id,
+        channel=number,
+        role=role,
+        speech_ms=total_ms(channel.voiced),
+        same_as_channel=channel.same_as,
+    )
+
+
+def _voices(
+    recording: StoredRecording,
+    number: int,
+    who: Speakers,
+    channel: ChannelResult,
+    settings: TranscribeSettings,
+) -> list[_Voice]:
+    """Who is heard on a channel, by first appearance."""
+    assert channel.heard is not None
+    found = written(channel.heard, settings.chinese).segments
+    if not who.shared or channel.turns is None:
+        voice = _Voice(recording, number, who.names[number], who.roles[number])
+        voice.said = [Said(0, segment, False) for segment in found]
+        return [voice]
+    voices: dict[int, _Voice] = {}
+    for said in attribute(found, channel.turns):
+        if said.speaker not in voices:
+            voices[said.speaker] = _Voice(recording, number, "", Role.UNKNOWN)
+        voices[said.speaker].said.append(said)
+    return list(voices.values())
+
+
+def _name(voices: Iterable[_Voice]) -> None:
+    """Names for those that have none: by role, or by number."""
+    seen: Counter[tuple[str, Role]] = Counter()
+    unknown = 0
+    for voice in voices:
+        if voice.name:
+            continue
+        if voice.role is Role.UNKNOWN:
+            voice.name = f"speaker_{unknown}"
+            unknown += 1
+            continue
+        key = voice.recording.recording_id, voice.role
+        seen[key] += 1
+        voice.name = voice.role.lower() + (f"_{seen[key]}" if seen[key] > 1 else "")
+
+
+def _segment(
+    voice: _Voice,
+    said: Said,
+    holds: Sequence[Span],
+    vocabulary: Vocabulary | None,
+    settings: TranscribeSettings,
+) -> Segment:
+    """What was said, on the call's timeline; `segment_id` is set once all are known."""
+    offset_ms = voice.recording.start_offset_ms
+    corrected = Corrected(said.segment)
+    if vocabulary is not None:
+        corrected = vocabulary.corrected(said.segment)
+    found = corrected.segment
+    local = Span(found.start_ms, found.end_ms)
+    span = local.shifted(offset_ms)
+    words = timed(found.text, found.words, local)
+    return Segment(
+        segment_id=0,
+        recording_id=voice.recording.recording_id,
+        channel=voice.channel,
+        speaker=voice.name,
+        role=voice.role,
+        start_ms=span.start_ms,
+        end_ms=span.end_ms,
+        text=found.text,
+        language=found.language,
+        confidence=None if found.confidence is None else round(found.confidence, 4),
+        flags=flags(found, span, holds, settings.trust),
+        words=words.texts,
+        word_start_ms=[at + offset_ms for at in words.start_ms],
+        word_end_ms=[at + offset_ms for at in words.end_ms],
+        word_confidence=words.confidence,
+        words_interpolated=words.interpolated or corrected.spread,
+        overlapped=said.overlapped,
+        emotion=found.emotion,
+        sounds=list(found.sounds),
+        corrections=list(corrected.corrections),
+    )
+
+
+def _speakers(voices: Iterable[_Voice]) -> list[Speaker]:
+    """One for each name; who is heard in several recordings under one name is one."""
+    named: dict[str, Speaker] = {}
+    for voice in voices:
+        spoken = sum(it.segment.end_ms - it.segment.start_ms for it in voice.said)
+        if (known := named.get(voice.name)) is not None:
+            named[voice.name] = replace(known, speech_ms=known.speech_ms + spoken)
+            continue
+        named[voice.name] = Speaker(
+            name=voice.name,
+            role=voice.role,
+            role_confidence=voice.role_confidence,
+            role_reason=voice.role_reason,
+            speech_ms=spoken,
+        )
+    return list(named.values())
+
+
+def _used(listening: Listening, heard: Sequence[Heard]) -> VocabularyUsed | None:
+    if (vocabulary := listening.vocabulary) is None:
+        return None
+    return VocabularyUsed(
+        name=vocabulary.name,
+        version=vocabulary.version,
+        terms=list(dict.fromkeys(term for found in heard for term in found.terms)),
+        prompt=next((found.prompt for found in heard if found.prompt), ""),
+    )
+
+
+def _overall(segments: Sequence[Segment], heard: Sequence[Heard]) -> tuple[str, float | None]:
+    """The language of most of the speech, and the mean certainty of the channels that agree."""
+    spoken: dict[str, int] = {}
+    for segment in segments:
+        length = max(1, segment.end_ms - segment.start_ms)
+        spoken[segment.language] = spoken.get(segment.language, 0) + length
+    if not spoken:
+        return UNDETERMINED, None
+    language = max(sorted(spoken), key=lambda tag: spoken[tag])
+    sure = [
+        found.language_confidence
+        for found in heard
+        if found.language == language and found.language_confidence is not None
+    ]
+    return language, round(sum(sure) / len(sure), 4) if sure else None
