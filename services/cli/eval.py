@@ -156,9 +156,10 @@ def _wanted(
         for model in models:
             with suppress(Invalid):  # raised by an engine that has no models
                 asked = with_options(settings, {"engine": engine, "model": model})
-                found[f"{engine} {model}"] = Wanted(label=f"{engine} {model}", settings=asked)
+                label = f"{engine} {model}"
+                found[label] = Wanted(label=label, settings=asked, asked_by="--engine")
         if not any(label.startswith(f"{engine} ") for label in found):
-            found[engine] = Wanted(label=engine, settings=plain)
+            found[engine] = Wanted(label=engine, settings=plain, asked_by="--engine")
     if models and not any(" " in label for label in found):
         raise ValueError("--model: none of these engines has models; --engine faster-whisper has")
     return list(found.values())

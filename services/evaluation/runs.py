@@ -85,6 +85,8 @@ class Wanted:
 
     label: str
     settings: TranscribeSettings
+    asked_by: str = "transcribe.engine"
+    """What named the engine, for the reason that is shown."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -147,35 +149,39 @@ class Evaluation:
             for wanted in self.engines:
                 run = EngineRun(label=wanted.label)
                 self.runs.append(run)
-                stage = self._loaded(wanted, run, store, calls)
-                if stage is None:
-                    progress.skip(once_ms * spans)
-                    continue
-                for condition in (None, *self.conditions):
-                    self._listen(run, stage, condition, calls, store, ingest, progress)
+                self._measure(wanted, run, calls, store, ingest, progress)
+                progress.reach(len(self.runs) * spans * once_ms)
         finally:
             prober.close()
 
-    def _loaded(
-        self, wanted: Wanted, run: EngineRun, store: _Clips, calls: Sequence[_Call | Attempt]
-    ) -> _Listener | None:
-        """The stage with that engine; None, and why in `run`, where it cannot be had."""
+    def _measure(
+        self,
+        wanted: Wanted,
+        run: EngineRun,
+        calls: Sequence[_Call | Attempt],
+        store: _Clips,
+        ingest: Stage,
+        progress: _Told,
+    ) -> None:
+        """One engine over all clips, in each condition. Nothing of it stays in memory."""
         if not any(isinstance(call, _Call) for call in calls):
             run.attempts[AS_RECORDED] = [call for call in calls if isinstance(call, Attempt)]
-            return None
+            return
         settings = wanted.settings.model_copy(update={"cache": False})
         started = time.monotonic()
         try:
-            chosen = choose(settings, asked_by="--engine")
+            chosen = choose(settings, wanted.asked_by)
         except (Failure, ValueError, ImportError) as problem:
             run.failure = _why(problem)
-            return None
+            return
         run.load_s = time.monotonic() - started
         run.identity, run.reason = chosen.engine.identity, chosen.reason
         spent = _Spent()
         stage = transcribe_stage(settings, store, chosen, listened=spent.add)
         run.calls_at_once = stage.workers
-        return _Listener(stage, spent, settings)
+        listener = _Listener(stage, spent, settings)
+        for condition in (None, *self.conditions):
+            self._listen(run, listener, condition, calls, store, ingest, progress)
 
     def _listen(
         self,
@@ -407,8 +413,8 @@ class _Told:
     def __init__(self, told: Callable[[Progress], None], all_ms: int) -> None:
         self._told, self._all_ms, self._done_ms = told, all_ms, 0
 
-    def skip(self, ms: int) -> None:
-        self._done_ms += ms
+    def reach(self, done_ms: int) -> None:
+        self._done_ms = done_ms
 
     def add(self, label: str, condition: str, attempt: Attempt) -> None:
         self._done_ms += attempt.duration_ms

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.runtime.audio import decode
+from services.transcribe.channels import same_audio
 
 RATE_HZ = 8_000
 PACKET_MS = 20
@@ -50,9 +51,13 @@ class Condition:
         channels = decode(source, RATE_HZ, container)
         with source.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-        arrived = []
-        for number, samples in enumerate(channels):
-            pcm = (np.clip(samples, -1.0, 1.0) * 32_767).astype(np.int16)
+        arrived: list[Pcm] = []
+        for number, original in enumerate(same_audio(list(channels))):
+            if original is not None:
+                # One call recorded twice went over one line, and lost the same packets.
+                arrived.append(arrived[original])
+                continue
+            pcm = _pcm(channels[number])
             own = hashlib.sha256(digest + f"{seed} {number}".encode()).digest()
             after = self.leg(pcm, folder, int.from_bytes(own[:8]))[: pcm.size]
             arrived.append(np.pad(after, (0, pcm.size - after.size)))

@@ -10,7 +10,7 @@ import pytest
 from services.evaluation.telephony import CONDITIONS, RATE_HZ, conditions
 from services.runtime.audio import AudioLimits, decode, probe
 from tests.evaluation.clips import two_parties, write_clip
-from tests.transcribe.sounds import Samples
+from tests.transcribe.sounds import Samples, speech
 
 # A correlation with what was sent, that the wave of each keeps; AMR filters away lows.
 _ALIKE = {"g711u": 0.999, "g711a": 0.999, "gsm": 0.9, "amr-nb": 0.3, "opus-nb": 0.7, "loss": 0.9}
@@ -54,6 +54,14 @@ def test_the_same_packets_are_lost_each_time_and_concealed(tmp_path: Path) -> No
         expected = last / 2**again if again <= 3 else np.zeros(160)
         assert np.abs(packet - expected).max() < 2 / 32_768
     assert 0.15 < lost / len(sent) < 0.45
+
+
+def test_a_call_recorded_twice_went_over_one_line(tmp_path: Path) -> None:
+    talk = speech(0, 0.0, 3.0)
+    source = write_clip(tmp_path, "call.wav", talk, 0.8 * talk)
+    (condition,) = conditions("loss30")
+    one, other = decode(condition.encode(source, tmp_path, 7), RATE_HZ)
+    assert np.array_equal(one, other)
 
 
 def test_a_clip_shorter_than_a_packet_arrives_too(tmp_path: Path) -> None:
