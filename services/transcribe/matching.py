@@ -24,9 +24,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
 
-# Tokens that a phrase's "..." reaches over, and the forms that one phrase may stand for.
+# Tokens that a phrase's "..." reaches over.
 GAP = 5
-MOST_FORMS = 1_000
 _ENDS_SENTENCE = frozenset(".!?。;")
 
 # Of scripts written without spaces, in order; Katakana and Hangul are told apart below.
@@ -163,76 +162,100 @@ def _folded(cluster: str) -> str:
     return "".join(each for each in composed if unicodedata.category(each) != "Cf")
 
 
-def spell_out(phrase: str) -> list[tuple[str, ...]]:
-    """Every token sequence that `phrase` stands for; "..." in a sequence is a gap.
-
-    (a|b) are alternatives, (|very) may be left out, a ... b has up to GAP tokens between, within a
-    sentence. Raises ValueError saying what is wrong.
-    """
-    forms: dict[tuple[str, ...], None] = {}
-    for text in _texts(phrase, 0, "")[0]:
-        sequence: list[str] = []
-        for number, piece in enumerate(text.replace("…", "...").split("...")):
-            if not (words := tokenize(piece).texts):
-                raise ValueError("nothing to match, or '...' at an end")
-            sequence += ["...", *words] if number else words
-        forms[tuple(sequence)] = None
-    return list(forms)
+Step = str | tuple["Pattern", ...]
+"""A token, "..." for a gap, or what may stand there."""
+Pattern = tuple[Step, ...]
 
 
-def _texts(phrase: str, at: int, closing: str) -> tuple[list[str], int]:
-    """The texts from `at` up to `closing` (a bracket, or the phrase's end), and where that is."""
-    chosen: list[str] = []
-    heads = [""]
-    while at < len(phrase) and phrase[at] != ")":
-        tails = [phrase[at]]
+def pattern(phrase: str) -> Pattern:
+    """What `phrase` stands for: tokens, (a|b) for alternatives, (|very) for what may be left out,
+    ... for up to GAP tokens within a sentence. Raises ValueError saying what is wrong."""
+    found, at = _alternatives(phrase, 0)
+    if at < len(phrase):
+        raise ValueError("a ')' without its '('")
+    if len(found) != 1:
+        raise ValueError("a '|' outside brackets; write (a|b)")
+    if found[0][:1] in ((), ("...",)) or found[0][-1] == "..." or _may_be_empty(found[0]):
+        raise ValueError("nothing to match, or '...' at an end")
+    return found[0]
+
+
+def _alternatives(phrase: str, at: int) -> tuple[list[Pattern], int]:
+    """What stands from `at` up to the bracket that closes, or the end, and where that is."""
+    chosen: list[Pattern] = []
+    steps: list[Step] = []
+    while True:
+        first = at
+        while at < len(phrase) and phrase[at] not in "(|)":
+            at += 1
+        for number, piece in enumerate(phrase[first:at].replace("…", "...").split("...")):
+            steps += ["...", *tokenize(piece).texts] if number else tokenize(piece).texts
+        if at == len(phrase) or phrase[at] == ")":
+            return [*chosen, tuple(steps)], at
         if phrase[at] == "|":
-            if not closing:
-                raise ValueError("a '|' outside brackets; write (a|b)")
-            chosen += heads
-            heads = [""]
-            tails = [""]
-        elif phrase[at] == "(":
-            tails, at = _texts(phrase, at + 1, ")")
+            chosen.append(tuple(steps))
+            steps = []
+        else:
+            opened = at
+            inner, at = _alternatives(phrase, at + 1)
+            if at == len(phrase):
+                raise ValueError("a '(' without its ')'")
+            beside = phrase[max(0, opened - 1) : opened] + phrase[at + 1 : at + 2]
+            if _holds_word(beside) and _holds_word(phrase[opened:at]):
+                raise ValueError("brackets within a word; write whole words in them")
+            steps.append(tuple(inner))
         at += 1
-        if len(heads) * len(tails) + len(chosen) > MOST_FORMS:
-            raise ValueError(f"stands for more than {MOST_FORMS} phrases; write fewer (a|b)")
-        heads = [head + tail for head in heads for tail in tails]
-    if phrase[at : at + 1] != closing:
-        raise ValueError("unbalanced '(' or ')'")
-    return chosen + heads, at
+
+
+def _holds_word(text: str) -> bool:
+    return any(kind(each) is Kind.WORD for each in text)
+
+
+def _may_be_empty(found: Pattern) -> bool:
+    return all(isinstance(step, tuple) and any(map(_may_be_empty, step)) for step in found)
 
 
 class _Node(Generic[_T]):
-    __slots__ = ("gap", "next", "values")
+    __slots__ = ("gap", "next", "onwards", "values")
 
     def __init__(self) -> None:
         self.next: dict[str, _Node[_T]] = {}
         self.gap: _Node[_T] | None = None
+        self.onwards: list[_Node[_T]] = []
+        """What else may follow here: where alternatives meet again."""
         self.values: list[_T] = []
+
+    def add(self, steps: Pattern) -> _Node[_T]:
+        """Where one is after `steps`."""
+        node = self
+        for step in steps:
+            if isinstance(step, tuple):
+                meeting: _Node[_T] = _Node()
+                for alternative in step:
+                    node.add(alternative).onwards.append(meeting)
+                node = meeting
+            elif step == "...":
+                node.gap = node.gap or _Node()
+                node = node.gap
+            else:
+                node = node.next.setdefault(step, _Node())
+        return node
 
 
 class Phrases(Generic[_T]):
-    """Token sequences, each with what it means. Immutable once made, safe to share."""
+    """Patterns (or plain tokens), each with what it means. Immutable once made, safe to share."""
 
-    def __init__(self, entries: Iterable[tuple[Sequence[str], _T]]) -> None:
+    def __init__(self, entries: Iterable[tuple[Pattern, _T]]) -> None:
         self._root: _Node[_T] = _Node()
-        for sequence, value in entries:
-            node = self._root
-            for token in sequence:
-                if token == "...":
-                    node.gap = node.gap or _Node()
-                    node = node.gap
-                else:
-                    node = node.next.setdefault(token, _Node())
-            node.values.append(value)
+        for steps, value in entries:
+            self._root.add(steps).values.append(value)
 
     def find(self, tokens: Tokens) -> list[Found[_T]]:
         """Every phrase wherever it stands, also within others, by its first token."""
         found: list[Found[_T]] = []
         texts, starts, ends = tokens.texts, tokens.starts, tokens.ends
         for first, text in enumerate(texts):
-            if text not in self._root.next:
+            if text not in self._root.next and not self._root.onwards:
                 continue
             if first and (
                 # One character may hold two tokens: ½ is 1⁄2.
@@ -251,15 +274,20 @@ class Phrases(Generic[_T]):
 
     def _walk(self, texts: Sequence[str], first: int) -> Iterator[tuple[int, list[_T]]]:
         stack = [(self._root, first)]
+        seen: set[tuple[int, int]] = set()
         while stack:
             node, at = stack.pop()
+            if (id(node), at) in seen:
+                continue
+            seen.add((id(node), at))
             if node.values:
                 yield at, node.values
+            stack += [(other, at) for other in node.onwards]
             if at < len(texts) and (child := node.next.get(texts[at])) is not None:
                 stack.append((child, at + 1))
             if node.gap is not None:
                 for upto in range(at, min(at + GAP + 1, len(texts))):
-                    if (child := node.gap.next.get(texts[upto])) is not None:
-                        stack.append((child, upto + 1))
+                    # The gap itself stands where what follows it may be.
+                    stack.append((node.gap, upto))
                     if texts[upto] in _ENDS_SENTENCE:
                         break

@@ -329,11 +329,11 @@ def _made(*sources: _Source) -> Vocabulary:
         )
     terms = tuple(dict.fromkeys(term for source in sources for term in source.terms))
     prompt = next((source.prompt for source in sources if source.prompt), "")
-    entries: list[tuple[Sequence[str], _Rule]] = [
-        (tokens, rule) for (tokens, _), rule in heard.items()
-    ]
+    entries = [(tokens, rule) for (tokens, _), rule in heard.items()]
     rules = list({id(rule): rule for _, rule in entries}.values())
-    entries += [(tokenize(rule.corrected).texts, replace(rule, corrected="")) for rule in rules]
+    entries += [
+        (tuple(tokenize(rule.corrected).texts), replace(rule, corrected="")) for rule in rules
+    ]
     phrases = Phrases(entries)
     languages = {rule.language for rule in rules}
     for rule in rules:
