@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, get_token, try_to_load_from_cache
 
 from services.cli import gpu
 from services.runtime.errors import Transient
@@ -23,6 +23,7 @@ _TORCH = ("whisperx", "sensevoice")
 _CUDA = 12
 _EXTRA = "pip install -c constraints.txt 'callstream[transcribe]'"
 _WEIGHTS = "pip install --no-deps Resemblyzer==0.1.4"
+_PYANNOTE = "pyannote/speaker-diarization-community-1"
 
 
 class Finding(NamedTuple):
@@ -98,6 +99,9 @@ def models(wanted: TranscribeSettings) -> Finding:
         findings.append(Finding("ok", f"transcribe.engine={wanted.engine} loads none"))
     if wanted.engine == "whisperx":
         findings += _aligners(wanted)
+    if (diarizer := getattr(wanted, "diarizer", None)) is not None:
+        model = getattr(wanted, "diarizer_model", None) or _PYANNOTE
+        findings.append(speakers(diarizer, str(model), expected=wanted.engine in _TORCH))
     return _together(findings)
 
 
@@ -170,6 +174,59 @@ def _aligners(wanted: TranscribeSettings) -> Iterator[Finding]:
             yield Finding("ok", f"alignment {tag}: {name} of torchaudio, not looked for")
         else:
             yield _of_hub(f"alignment {tag}", name, "config.json", mend)
+
+
+def speakers(diarizer: str, model: str, *, expected: bool) -> Finding:
+    """Whether `diarizer` can part the voices of a mono call, pyannote with `model`.
+
+    `expected`: whether `auto` finding none is worth a warning.
+    """
+    if diarizer == "none":
+        return Finding("ok", "diarizer: none asked for")
+    if diarizer == "pyannote":
+        return _pyannote(model)
+    if diarizer == "auto" and (found := _pyannote(model)).verdict == "ok" and _is_here(model):
+        return found
+    if _is_installed("torch") and _resemblyzer():
+        return Finding("ok", "diarizer: Resemblyzer, its weights are installed")
+    if diarizer == "resemblyzer":
+        return Finding("fail", "diarizer: Resemblyzer is not installed", f"{_EXTRA}; {_WEIGHTS}")
+    return Finding(
+        "warn" if expected else "ok",
+        "diarizer: none is installed, mono calls say no_diarization",
+        f"{_WEIGHTS}, or give pyannote a model: docs/deploying.md" if expected else "",
+    )
+
+
+def _pyannote(model: str) -> Finding:
+    mend = f"accept the conditions of {_PYANNOTE} and copy its folder: docs/deploying.md"
+    if not _is_installed("pyannote.audio"):
+        return Finding("fail", "diarizer: pyannote is not installed", _EXTRA)
+    folder = Path(model)
+    if folder.is_absolute() or folder.is_dir():
+        if _lacking(folder, "config.yaml"):
+            return Finding("fail", f"diarizer: {model} lacks config.yaml", mend)
+        return Finding("ok", f"diarizer: pyannote {model}")
+    found = _of_hub("diarizer", model, "config.yaml", mend)
+    if found.verdict == "ok" and not _is_here(model) and get_token() is None:
+        return Finding(
+            "fail", f"diarizer: {model} is not in the cache, and the hub wants HF_TOKEN for it",
+            f"{mend}, or set HF_TOKEN",
+        )  # fmt: skip
+    return found
+
+
+def _is_here(model: str) -> bool:
+    return Path(model).is_dir() or isinstance(try_to_load_from_cache(model, "config.yaml"), str)
+
+
+def _resemblyzer() -> bool:
+    found = importlib.util.find_spec("resemblyzer")
+    return (
+        found is not None
+        and found.origin is not None
+        and _holds(Path(found.origin).parent, "pretrained.pt")
+    )
 
 
 def _of_hub(what: str, name: str, file: str, mend: str) -> Finding:

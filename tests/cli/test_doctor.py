@@ -267,6 +267,66 @@ def test_a_sensevoice_folder_is_looked_into(tmp_path: Path) -> None:
     assert speech.models(asked).verdict == "fail"
 
 
+# Who speaks
+
+
+def python_with(folder: Path, *modules: str) -> None:
+    """Packages of these names that end whoever imports them."""
+    for module in modules:
+        path = folder.joinpath(*module.split("."))
+        path.mkdir(parents=True)
+        (path / "__init__.py").write_text("raise SystemExit('it was imported')")
+
+
+@pytest.mark.parametrize("diarizer", ["auto", "resemblyzer"])
+def test_resemblyzer_is_found_by_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diarizer: str
+) -> None:
+    python_with(tmp_path, "torch", "resemblyzer")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(speech, "_is_installed", lambda module: module == "torch")
+    found = speech.speakers(diarizer, "some/model", expected=True)
+    assert found.verdict == ("warn" if diarizer == "auto" else "fail")
+    assert "Resemblyzer==0.1.4" in found.mend
+    assert speech.speakers(diarizer, "some/model", expected=False).verdict == (
+        "ok" if diarizer == "auto" else "fail"
+    )
+    (tmp_path / "resemblyzer" / "pretrained.pt").touch()
+    found = speech.speakers(diarizer, "some/model", expected=True)
+    assert found == speech.Finding("ok", "diarizer: Resemblyzer, its weights are installed")
+
+
+def test_pyannote_is_found_by_its_folder(machine: Machine, tmp_path: Path) -> None:
+    found = speech.speakers("pyannote", str(tmp_path), expected=True)
+    assert (found.verdict, found.found) == ("fail", f"diarizer: {tmp_path} lacks config.yaml")
+    assert "conditions" in found.mend
+    (tmp_path / "config.yaml").touch()
+    for diarizer in ("pyannote", "auto"):
+        found = speech.speakers(diarizer, str(tmp_path), expected=True)
+        assert found == speech.Finding("ok", f"diarizer: pyannote {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("offline", "token", "verdict", "told"),
+    [(True, "secret", "fail", "HF_HUB_OFFLINE"), (False, None, "fail", "HF_TOKEN"),
+     (False, "secret", "ok", "to be fetched")],
+)  # fmt: skip
+def test_a_gated_model_needs_a_token_where_it_is_not_in_the_cache(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch,
+    offline: bool, token: str | None, verdict: str, told: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(speech, "get_token", lambda: token)
+    found = speech.speakers("pyannote", "nobody/has-this", expected=True)
+    assert found.verdict == verdict
+    assert told in found.found
+    assert "secret" not in found.found + found.mend
+
+
+def test_nobody_looks_for_a_diarizer_that_is_not_asked_for() -> None:
+    assert speech.speakers("none", "", expected=True).verdict == "ok"
+
+
 # Versions
 
 
