@@ -29,7 +29,7 @@ from services.cli.eval import eval_app
 from services.cli.follow import THROUGH, WAITING, State, follow, states
 from services.cli.replay import replay_app
 from services.cli.schemas import schemas_app
-from services.cli.show import FORMATS
+from services.cli.show import FORMATS, text
 from services.cli.status import Looker, as_json, as_screen
 from services.cli.topics import topics_app
 from services.enrich.handler import enrich_call
@@ -105,6 +105,14 @@ _ENGINE_FORMAT = {
     TableFormat.json: "JSONEachRow",
     TableFormat.markdown: "Markdown",
     TableFormat.parquet: "Parquet",
+}
+# Lines of an answer that has no rows. Of Parquet there are no lines to count.
+_HEAD_LINES = {
+    TableFormat.table: 0,
+    TableFormat.csv: 1,
+    TableFormat.json: 0,
+    TableFormat.markdown: 2,
+    TableFormat.parquet: -1,
 }
 
 
@@ -313,7 +321,16 @@ def show(
             state = states(asks, tenant, [call_id])[call_id]
             raise Stop(f"{tenant}/{call_id} has no transcript: {state.state} {state.reason}")
         enriched = newest(asks, parts.codec, tenant, call_id, CallEnriched)
-    sys.stdout.write(FORMATS[format.value](transcript, enriched))
+        raised = rows_of(
+            asks,
+            "SELECT rule, severity, title, suggested_action FROM call_alerts"
+            " WHERE tenant_id = {tenant:String} AND call_id = {call:String}",
+            {"tenant": tenant, "call": call_id},
+        )
+    if format is TEXT:
+        sys.stdout.write(text(transcript, enriched, {row["rule"]: row for row in raised}))
+    else:
+        sys.stdout.write(FORMATS[format.value](transcript, enriched))
 
 
 @app.command()
@@ -336,8 +353,15 @@ def calls(
     with asking(settings) as asks:
         answer = asks.ask(sql, _ENGINE_FORMAT[format], {"state": state.value} if state else None)
     _write(answer)
-    if not answer:
-        err.print(f"no calls {f'in state {state} ' if state else ''}in {settings.data_dir}")
+    if answer.count(b"\n") <= _HEAD_LINES[format]:
+        place = settings.sink.path if settings.sink.url is None else "the warehouse"
+        said = f"no calls {f'in state {state} ' if state else ''}in {place}"
+        if settings.log.kind != "sqlite" and settings.sink.url is None:
+            raise Stop(
+                f"{said}: with {PREFIX}LOG__KIND={settings.log.kind} the calls are where the sink "
+                f"stores them, and {PREFIX}SINK__URL does not say where that is"
+            )
+        err.print(said, soft_wrap=True)
 
 
 @app.command()
@@ -375,9 +399,12 @@ def sql(
 ) -> None:
     """Ask the warehouse. `SHOW TABLES` names the tables and views."""
     settings = load()
-    text = sys.stdin.read() if query == "-" else query
+    asked = sys.stdin.read() if query == "-" else query
     with asking(settings) as asks:
-        _write(asks.ask(text.strip().rstrip(";"), _ENGINE_FORMAT[format]))
+        answer = asks.ask(asked.strip().rstrip(";"), _ENGINE_FORMAT[format])
+    _write(answer)
+    if answer.count(b"\n") <= _HEAD_LINES[format]:
+        err.print("0 rows")
 
 
 @app.command()
@@ -424,6 +451,8 @@ def enrich(
 ) -> None:
     """Enrich a transcript without any audio: the findings as JSON. How to try a rule."""
     settings = load()
+    if rules is not None and not rules.is_dir():
+        raise Stop(f"--rules {rules}: no such folder")
     loaded, _ = load_tenant_rules(rules or settings.enrich.rules_dir)
     try:
         transcript = parse_transcript(file.read_text("utf-8"), call_id=file.stem)

@@ -11,8 +11,15 @@ import msgspec
 from schemas.events import CallEnriched, CallTranscribed, Segment
 
 
-def text(call: CallTranscribed, enriched: CallEnriched | None) -> str:
-    """For reading: who said what when, then what was found."""
+def text(
+    call: CallTranscribed,
+    enriched: CallEnriched | None,
+    alerts: Mapping[str, Mapping[str, str]] = {},
+) -> str:
+    """For reading: who said what when, then what was found.
+
+    `alerts` has title, severity and suggested_action of those that were raised, by their rule.
+    """
     engine = call.engine
     lines = [
         f"{call.tenant_id}/{call.call_id}   {clock(call.duration_ms)}   language {call.language}",
@@ -31,11 +38,11 @@ def text(call: CallTranscribed, enriched: CallEnriched | None) -> str:
     if not call.segments:
         lines.append("nobody was heard to speak")
     if enriched is not None:
-        lines += ["", *_findings(enriched)]
+        lines += ["", *_findings(enriched, alerts)]
     return "\n".join(lines) + "\n"
 
 
-def _findings(call: CallEnriched) -> list[str]:
+def _findings(call: CallEnriched, alerts: Mapping[str, Mapping[str, str]]) -> list[str]:
     lines = []
     for finding in call.findings:
         at = clock(finding.evidence.start_ms)
@@ -48,7 +55,12 @@ def _findings(call: CallEnriched) -> list[str]:
         for criterion in call.score.criteria:
             verdict = criterion.verdict.lower().replace("_", " ")
             lines.append(f"  {verdict:>14}  {criterion.title}: {criterion.reason}")
-    lines += [f"alert: {alert}" for alert in call.alerts]
+    for alert in call.alerts:
+        if raised := alerts.get(alert):
+            lines.append(f"alert: {alert} ({raised['severity'].lower()}): {raised['title']}")
+            lines.append(f"  to do: {raised['suggested_action']}")
+        else:
+            lines.append(f"alert: {alert}")
     if call.summary is not None:
         lines.append(f"summary ({call.summary.method}):")
         lines += [f"  {sentence.text}" for sentence in call.summary.sentences]

@@ -139,7 +139,10 @@ def load_tenant_rules(rules_dir: Path | None) -> tuple[Rules, Mapping[str, Rules
 
 def _files_in(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise RulesError(f"{folder}: is no folder of rules; set rules_dir to one or leave it out")
+        raise RulesError(
+            f"{folder}: is no folder of rules; set CALLSTREAM_ENRICH__RULES_DIR to one or leave it "
+            "out"
+        )
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -340,6 +340,35 @@ def test_a_data_folder_that_cannot_be_is_told_in_a_line(
     assert "Traceback" not in told
 
 
+@pytest.mark.clickhouse
+def test_an_answer_without_rows_says_so(through: Command) -> None:
+    def told(*words: str) -> tuple[str, str]:
+        out, err = through.start(*words).communicate(timeout=60)
+        return out, err
+
+    for format in ("table", "csv", "json", "markdown"):
+        for query, rows in (("SELECT 1 AS a WHERE 0", "0 rows\n"), ("SELECT 1 AS a", "")):
+            assert told("sql", query, "--format", format)[1] == rows, (format, query)
+    assert "no calls in state waiting in" in told("calls", "--state", "waiting")[1]
+    through.environment["CALLSTREAM_LOG__KIND"] = "kafka"
+    try:
+        empty = through("calls", "--state", "waiting", status=1)
+    finally:
+        del through.environment["CALLSTREAM_LOG__KIND"]
+    assert "CALLSTREAM_SINK__URL does not say where" in empty
+
+
+def test_rules_that_are_nowhere_are_named_by_their_key(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "call.txt"
+    file.write_text("agent: good morning\n", "utf-8")
+    assert "--rules /nosuch: no such folder" in command(
+        "enrich", str(file), "--rules", "/nosuch", status=1
+    )
+    command.environment["CALLSTREAM_ENRICH__RULES_DIR"] = "/nosuch"
+    told = command("enrich", str(file), status=1)
+    assert "/nosuch: is no folder of rules; set CALLSTREAM_ENRICH__RULES_DIR to one" in told
+
+
 def test_variables_that_resemble_no_setting_are_left_alone(command: Command) -> None:
     command.environment["CALLSTREAM_SERVICE_HOST"] = "10.0.0.1"
     assert "CALLSTREAM_DATA_DIR" in command("config", "--environment")

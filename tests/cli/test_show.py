@@ -36,7 +36,11 @@ def test_text_shows_findings_score_and_alerts() -> None:
     written = show.text(TRANSCRIPTS["happy"], enriched)
     assert "topic refund (customer): “refund”" in written
     assert "score 75 of 100" in written
-    assert "alert: angry_refund" in written
+    assert "alert: angry_refund\n" in written
+    row = {"severity": "HIGH", "title": "Wants it back", "suggested_action": "Call back."}
+    assert "alert: angry_refund (high): Wants it back\n  to do: Call back.\n" in show.text(
+        TRANSCRIPTS["happy"], enriched, {"angry_refund": row}
+    )
 
 
 def test_text_says_what_was_not_transcribed_and_what_is_degraded() -> None:
