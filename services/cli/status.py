@@ -37,12 +37,14 @@ _HEALTH_LIMIT_S = 3.0
 # Messages of one retry tier that are looked at; what is beyond is said to be more.
 _MOST_WAITING = 50_000
 _MOST_ROWS = 12
+_LONGEST_WHY = 300
+_NOT_RUNNING = "not running; start `callstream up`"
 _UNASKED = "not asked: CALLSTREAM_STATUS__URLS does not name it"
 _TIERS = tuple(tier.topic for tier in RETRY_TIERS)
 
 _WAITING = f"""
 SELECT stage, state, reason, count() AS calls, toUnixTimestamp64Milli(min(since)) AS since_ms,
-    argMin(concat(tenant_id, '/', call_id), since) AS oldest
+    argMin(concat(tenant_id, '/', call_id), since) AS oldest, argMin(detail, since) AS why
 FROM call_states WHERE state IN ('waiting', 'refused', 'failed')
 GROUP BY stage, state, reason ORDER BY calls DESC, stage, reason LIMIT {_MOST_ROWS}
 """
@@ -50,12 +52,28 @@ _REPLAYS = f"""
 SELECT tenant_id AS tenant, generation, stage, uniqExact(call_id) AS asked,
     uniqExactIf(call_id, state = 'done') AS done,
     uniqExactIf(call_id, state IN ('failed', 'refused', 'dropped')) AS failed,
+    uniqExactIf(call_id, state = 'waiting') AS waiting,
+    anyIf(concat(reason, ': ', detail), state = 'waiting') AS why,
     toUnixTimestamp64Milli(min(requested_at)) AS since_ms, max(shadow) AS shadow
-FROM (SELECT * FROM replays FINAL WHERE requested_at > now() - INTERVAL 7 DAY) AS asked
+FROM
+(
+    SELECT tenant_id, call_id, stage, generation, requested_at, shadow FROM replays FINAL
+    WHERE requested_at > now() - INTERVAL 7 DAY AND (tenant_id, generation) NOT IN
+    (
+        SELECT tenant_id, generation FROM generations GROUP BY tenant_id, generation
+        HAVING argMax(decision, (decided_at, event_id)) = 'DISCARDED'
+    )
+) AS asked
 LEFT JOIN
 (
-    SELECT tenant_id, call_id, stage, generation, argMax(state, (time, state = 'done')) AS state
-    FROM stage_states WHERE generation > 0 GROUP BY tenant_id, call_id, stage, generation
+    SELECT tenant_id, call_id, stage, generation, latest.1 AS state, latest.2 AS reason,
+        latest.3 AS detail
+    FROM
+    (
+        SELECT tenant_id, call_id, stage, generation,
+            argMax((state, reason, detail), (time, state = 'done')) AS latest
+        FROM stage_states WHERE generation > 0 GROUP BY tenant_id, call_id, stage, generation
+    )
 ) AS reached USING (tenant_id, call_id, stage, generation)
 GROUP BY tenant, generation, stage HAVING done + failed < asked
 ORDER BY since_ms DESC LIMIT {_MOST_ROWS}
@@ -207,7 +225,7 @@ class Looker:
         if self._settings.log.kind == "sqlite" and not urls:
             url = health_url(self._settings.data_dir)
             if url is None:
-                return dict.fromkeys(STAGES, (False, "not running; start `callstream up`"))
+                return dict.fromkeys(STAGES, (False, _NOT_RUNNING))
             if url == "":
                 return dict.fromkeys(STAGES, (None, "runs inside another command"))
             urls = dict.fromkeys(STAGES, url)
@@ -333,12 +351,18 @@ def _aged(rows: list[dict[str, Any]], now_s: float) -> list[dict[str, Any]]:
     aged = []
     for row in rows:
         since_ms = int(row.pop("since_ms"))
-        whole = {"calls", "generation", "asked", "done", "failed"}
+        whole = {"calls", "generation", "asked", "done", "failed", "waiting"}
         aged.append(
             {key: int(value) if key in whole else value for key, value in row.items()}
             | {"age_s": round(now_s - since_ms / 1000)}
         )
     return aged
+
+
+def _waits(status: Status) -> bool:
+    """Whether anything is there that a running suite would take up."""
+    lags = (lag for stage in status.stages for lag in (stage.lag, stage.replay_lag))
+    return any(lags) or any(tier.waiting for tier in status.tiers)
 
 
 def _problems(status: Status) -> Iterator[str]:
@@ -347,7 +371,7 @@ def _problems(status: Status) -> Iterator[str]:
         yield f"{part}: {why}"
     unready: dict[str, list[str]] = defaultdict(list)
     for stage in status.stages:
-        if stage.ready is False:
+        if stage.ready is False and (stage.why != _NOT_RUNNING or _waits(status)):
             unready[stage.why].append(stage.stage)
     for why, names in unready.items():
         yield f"not ready: {', '.join(names)}: {why}"
@@ -392,19 +416,32 @@ def as_screen(status: Status) -> RenderableType:
             table.add_row(row["stage"], row["state"], row["reason"], str(row["calls"]),
                           _duration(row["age_s"]), row["oldest"])  # fmt: skip
         parts.append(table)
+        parts += [_said(f"{row['stage']}: {row['reason']}", row) for row in status.waiting]
     if status.replays:
-        table = Table("replay", "tenant", "stage", "done", "failed", "of", "since", "")
+        table = Table("replay", "tenant", "stage", "done", "failed", "waiting", "of", "since", "")
         for row in status.replays:
             table.add_row(str(row["generation"]), row["tenant"], row["stage"], str(row["done"]),
-                          str(row["failed"]), str(row["asked"]), _duration(row["age_s"]),
-                          "shadow" if row["shadow"] else "")  # fmt: skip
+                          str(row["failed"]), str(row["waiting"]), str(row["asked"]),
+                          _duration(row["age_s"]), "shadow" if row["shadow"] else "")  # fmt: skip
         parts.append(table)
+        parts += [
+            _said(f"replay {row['generation']}: waiting", row)
+            for row in status.replays
+            if row["waiting"]
+        ]
     if status.needs_a_person:
         parts.append(Text("needs a person", style="red"))
         parts += [Text(f"  {problem}") for problem in status.needs_a_person]
     else:
         parts.append(Text("nothing needs a person", style="green"))
+    if all(stage.why == _NOT_RUNNING for stage in status.stages):
+        parts.append(Text("nothing runs on this data folder; `callstream up` starts all stages"))
     return Group(*parts)
+
+
+def _said(what: str, row: Mapping[str, Any]) -> Text:
+    """Why, at length."""
+    return Text(f"  {what}: {row['why'][:_LONGEST_WHY]}")
 
 
 def _stages_table(status: Status) -> Table:
@@ -416,8 +453,9 @@ def _stages_table(status: Status) -> Table:
             False: ("not ready", "red"),
             None: ("?", "yellow"),
         }[stage.ready]
-        state = Text(word, style=colour)
-        if stage.why:
+        stopped = stage.why == _NOT_RUNNING
+        state = Text("not running", style="yellow") if stopped else Text(word, style=colour)
+        if stage.why and not stopped:
             state.append(f"\n{stage.why}", style="default")
         letters = _number(stage.dead_letters)
         if stage.dead_letters:

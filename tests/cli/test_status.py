@@ -83,9 +83,20 @@ def test_an_idle_folder_without_a_suite_says_how_to_start_it(settings: Settings)
     assert [(each.ready, each.lag, each.dead_letters) for each in status.stages] == [
         (False, 0, 0)
     ] * 4
-    (problem,) = status.needs_a_person
-    assert "not running; start `callstream up`" in problem
+    assert status.needs_a_person == [], "nothing waits"
+    assert "nothing runs on this data folder; `callstream up` starts" in shown(status)
     assert json.loads(as_json(status))["stages"][3]["stage"] == "sink"
+
+
+@pytest.mark.clickhouse
+def test_what_waits_for_a_suite_that_does_not_run_needs_a_person(settings: Settings) -> None:
+    parts = Parts(settings)
+    send(parts, ENDED, 3)
+    parts.close()
+    looker = Looker(settings)
+    (problem,) = looker.look().needs_a_person
+    looker.close()
+    assert "not running; start `callstream up`" in problem
 
 
 @pytest.mark.clickhouse
@@ -187,9 +198,10 @@ def test_a_part_that_comes_back_is_shown_again(
         if down.is_set():
             raise Transient("warehouse_down", "connection refused")
         row = {"stage": "ingest", "state": "waiting", "reason": "not_ready", "calls": "3",
-               "since_ms": "0", "oldest": "t/c"}  # fmt: skip
+               "since_ms": "0", "oldest": "t/c", "why": "host away"}  # fmt: skip
         replay = {"tenant": "t", "generation": "4", "stage": "enrich", "asked": "9", "done": "5",
-                  "failed": "1", "since_ms": "0", "shadow": True}  # fmt: skip
+                  "failed": "1", "waiting": "2", "why": "engine_missing: whisperx", "since_ms": "0",
+                  "shadow": True}  # fmt: skip
         return [row], [replay]
 
     monkeypatch.setattr(Looker, "_ask_warehouse", asked)
@@ -200,7 +212,10 @@ def test_a_part_that_comes_back_is_shown_again(
     looker.close()
     assert status.down == {}
     assert (status.waiting[0]["calls"], status.replays[0]["done"]) == (3, 5)
-    for expected in ("not_ready", "t/c", "shadow"):
+    for expected in (
+        "not_ready", "t/c", "shadow", "ingest: not_ready: host away",
+        "replay 4: waiting: engine_missing: whisperx",
+    ):  # fmt: skip
         assert expected in shown(status)
 
 
