@@ -93,6 +93,17 @@ class Diarizer(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """A diarizer, loaded; or why there is none."""
+
+    diarizer: Diarizer | None = None
+    why_none: str = "no diarizer is asked for"
+
+
+NO_PARTING = Parting()
+
+
 def arranged(turns: Iterable[Turn], exclusive: Iterable[Turn]) -> Turns:
     """`turns` and `exclusive` in order, speakers numbered anew by first appearance.
 

@@ -13,9 +13,12 @@ from services.runtime.observe import logger
 from services.runtime.process import way_given
 from services.runtime.stage import Envelope, Output, Stage, each, utc_now
 from services.transcribe.choice import Chosen, Engines, wanted_for
+from services.transcribe.diarizer import NO_PARTING, Parting
+from services.transcribe.roles import load_roles
 from services.transcribe.settings import OPTIONS, TranscribeSettings
 from services.transcribe.transcriber import Transcriber
 from services.transcribe.vad import Vad
+from services.transcribe.vocabulary import load_vocabularies
 
 # Calls at work at once where they share a GPU.
 _GPU_WORKERS = 16
@@ -25,12 +28,14 @@ def stage(
     settings: TranscribeSettings,
     objects: Objects,
     chosen: Chosen,
+    parting: Parting = NO_PARTING,
     clock: Callable[[], datetime] = utc_now,
     listened: Callable[[float], None] = lambda seconds: None,
 ) -> Stage:
     """The stage over `objects`, which hold the audio and keep the results; see Transcriber.
 
-    `chosen` comes from `choose(settings)`. Which engine it is, and why, is logged once here.
+    `chosen` comes from `choose(settings)`, `parting` from `load_diarizer(settings)`: both are
+    logged once here. Raises FileError for vocabularies or phrases that cannot be used.
     `listened` is told the seconds that each call of an engine took.
     Rules, fallbacks and a replay's options are honoured call by call, see Engines. What a replay of
     ingest has made is not listened to where it comes, before live calls: it is asked for as a
@@ -44,8 +49,17 @@ def stage(
         model=identity.model,
         device=identity.device,
         reason=chosen.reason,
+        diarizer=parting.diarizer.identity if parting.diarizer is not None else "none",
     )
-    transcriber = Transcriber(settings, objects, chosen, Vad())
+    transcriber = Transcriber(
+        settings,
+        objects,
+        chosen,
+        Vad(),
+        parting,
+        load_vocabularies(settings.vocabulary_dir),
+        load_roles(settings.roles),
+    )
     engines = Engines(settings, chosen, listened=listened)
 
     def handle(envelope: Envelope[CallRecorded]) -> Sequence[Output]:

@@ -21,6 +21,7 @@ from pydantic import (
 from schemas.events import SegmentKind
 from services.runtime.errors import Invalid
 from services.runtime.stage import refuse_unknown_options
+from services.transcribe.roles import RoleSettings
 
 OPTIONS: Mapping[str, str] = {
     "engine": "What listens, as transcribe.engine.",
@@ -311,6 +312,23 @@ class TranscribeSettings(BaseModel):
     )
     chinese: Literal["as_heard", "simplified", "traditional"] = Field(
         default="as_heard", description="Which characters Chinese is published in."
+    )
+    diarizer: Literal["auto", "pyannote", "resemblyzer", "none"] = Field(
+        default="auto",
+        description="What parts the voices of people who share a channel. auto: pyannote where its "
+        "model is here, else Resemblyzer where that is installed, else none. Both need the extra "
+        "`transcribe`.",
+    )
+    diarizer_model: str = Field(
+        default="",
+        description="pyannote: name on the hub or folder of the pipeline; Resemblyzer: its file "
+        "of weights. Empty: pyannote/speaker-diarization-community-1, the weights in the package.",
+    )
+    roles: RoleSettings = Field(default=RoleSettings(), description="Who is agent, who customer.")
+    vocabulary_dir: Path | None = Field(
+        default=None,
+        description="Folder of vocabularies: terms, prompts and corrections, see "
+        "docs/vocabulary.md.",
     )
     vad: VadSettings = Field(default=VadSettings(), description="What counts as speech.")
     trust: TrustSettings = Field(default=TrustSettings(), description="When to flag a segment.")

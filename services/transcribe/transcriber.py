@@ -25,8 +25,9 @@ from services.transcribe import cache
 from services.transcribe.cache import ChannelResult, Question, RecordingResult
 from services.transcribe.channels import alone_on, humans, same_audio, unpack
 from services.transcribe.choice import Chosen, languages_of
-from services.transcribe.diarizer import Diarizer, Turns
+from services.transcribe.diarizer import NO_PARTING, Diarizer, Parting, Turns
 from services.transcribe.engine import RATE_HZ, Asked, Heard, Samples
+from services.transcribe.roles import Roles, RoleSettings, load_roles
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, joined, without
 from services.transcribe.transcript import Listening, Problem, transcript
@@ -47,11 +48,10 @@ class Transcriber:
     objects: Objects
     chosen: Chosen
     vad: Vad
-    diarizer: Diarizer | None = None
-    """Parts the voices of a channel that several people share."""
-    no_diarizer: str = "there is no diarizer"
-    """Why, where there is none."""
+    parting: Parting = NO_PARTING
+    """Of the voices of a channel that several people share."""
     vocabularies: Vocabularies = field(default_factory=Vocabularies)
+    roles: Roles = field(default_factory=lambda: load_roles(RoleSettings()))
 
     def transcribe(
         self, event: CallRecorded, now: datetime, *, replay: bool = False
@@ -76,8 +76,8 @@ class Transcriber:
             asked=asked,
             vocabulary=vocabulary,
             engine=replace(self.chosen.engine.identity, reason=self.chosen.reason),
-            diarizer="" if self.diarizer is None else self.diarizer.identity,
-            no_diarizer=self.no_diarizer,
+            parting=self.parting,
+            roles=self.roles,
             problems=[
                 *((it.kind, it.reason) for it in self.chosen.degradations),
                 *self._beyond(beyond, beyond_all),
@@ -152,8 +152,8 @@ class Transcriber:
         local = joined(
             Span(mask.start_ms, mask.end_ms).shifted(-recording.start_offset_ms) for mask in masks
         )
-        parting = alone_on(event.call, recording.channel_roles) is Role.UNKNOWN
-        diarizer = self.diarizer if parting else None
+        shared = alone_on(event.call, recording.channel_roles) is Role.UNKNOWN
+        diarizer = self.parting.diarizer if shared else None
         parties = len(humans(event.call)) or None
         question = Question(
             sha256=recording.sha256,

@@ -24,12 +24,13 @@ from schemas.events import (
 )
 from services.transcribe.cache import ChannelResult, RecordingResult
 from services.transcribe.channels import Speakers, speakers
-from services.transcribe.diarizer import Said, attribute
+from services.transcribe.diarizer import Parting, Said, attribute
 from services.transcribe.engine import UNDETERMINED, Asked, Heard
+from services.transcribe.roles import Roles, Utterance
 from services.transcribe.script import written
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, joined, total_ms, within
-from services.transcribe.trust import flags
+from services.transcribe.trust import flags, unheard_ms
 from services.transcribe.vocabulary import Corrected, Vocabulary
 from services.transcribe.words import timed
 
@@ -45,10 +46,8 @@ class Listening:
     asked: Asked
     vocabulary: Vocabulary | None
     engine: Engine
-    diarizer: str
-    """What parted voices; empty where there is none."""
-    no_diarizer: str
-    """Why there is none."""
+    parting: Parting
+    roles: Roles
     problems: Sequence[Problem] = ()
     """What could not be done, beside what the results say."""
 
@@ -59,6 +58,8 @@ class _Voice:
 
     recording: StoredRecording
     channel: int
+    voiced: Sequence[Span]
+    """Where a voice is heard on the channel; ms on the call's timeline."""
     name: str
     role: Role
     said: list[Said] = field(default_factory=list)
@@ -83,7 +84,7 @@ def transcript(
     parted = False
     for recording, result in zip(event.recordings, results, strict=True):
         who = speakers(event.call, recording, [channel.same_as for channel in result.channels])
-        problems += who.problems
+        problems += [it for it in who.problems if it[0] is not DegradationKind.NO_ROLES]
         these: list[_Voice] = []
         for number, channel in enumerate(result.channels):
             channels.append(_channel(recording, number, who.roles[number], channel))
@@ -92,7 +93,7 @@ def transcript(
             heard.append(channel.heard)
             problems += [(it.kind, it.reason) for it in channel.heard.degradations]
             if who.shared and channel.turns is None and channel.heard.segments:
-                why = channel.undivided or listening.no_diarizer
+                why = channel.undivided or listening.parting.why_none
                 problems.append(
                     (
                         DegradationKind.NO_DIARIZATION,
@@ -102,6 +103,7 @@ def transcript(
                 )
             parted |= channel.turns is not None
             these += _voices(recording, number, who, channel, settings)
+        problems += _tell_roles(these, who, listening)
         voices += these
     _name(voices)
     holds = joined(
@@ -122,6 +124,7 @@ def transcript(
         for recording, result in zip(event.recordings, results, strict=True)
     ]
     spoken, sure = _overall(segments, heard)
+    diarizer = listening.parting.diarizer
     vocabulary = _used(listening, heard)
     if vocabulary is not None and listening.asked.terms and heard and not vocabulary.terms:
         problems.append(
@@ -151,7 +154,7 @@ def transcript(
         ],
         cached=cached,
         speakers=_speakers(voices),
-        diarizer=listening.diarizer if parted else "",
+        diarizer=diarizer.identity if parted and diarizer is not None else "",
         vocabulary=vocabulary,
     )
 
@@ -165,6 +168,11 @@ def _channel(
         role=role,
         speech_ms=total_ms(channel.voiced),
         same_as_channel=channel.same_as,
+        unheard_ms=None
+        if channel.heard is None
+        else unheard_ms(
+            channel.voiced, [Span(it.start_ms, it.end_ms) for it in channel.heard.segments]
+        ),
     )
 
 
@@ -178,16 +186,46 @@ def _voices(
     """Who is heard on a channel, by first appearance."""
     assert channel.heard is not None
     found = written(channel.heard, settings.chinese).segments
+    voiced = [span.shifted(recording.start_offset_ms) for span in channel.voiced]
     if not who.shared or channel.turns is None:
-        voice = _Voice(recording, number, who.names[number], who.roles[number])
+        voice = _Voice(recording, number, voiced, who.names[number], who.roles[number])
         voice.said = [Said(0, segment, False) for segment in found]
         return [voice]
     voices: dict[int, _Voice] = {}
     for said in attribute(found, channel.turns):
         if said.speaker not in voices:
-            voices[said.speaker] = _Voice(recording, number, "", Role.UNKNOWN)
+            voices[said.speaker] = _Voice(recording, number, voiced, "", Role.UNKNOWN)
         voices[said.speaker].said.append(said)
     return list(voices.values())
+
+
+def _tell_roles(voices: Sequence[_Voice], who: Speakers, listening: Listening) -> list[Problem]:
+    """Tells the roles of a recording's voices where the platform names none; says whose are not."""
+    unnamed = [it for it in who.problems if it[0] is DegradationKind.NO_ROLES]
+    said = [voice for voice in voices if voice.said]
+    if len(said) < 2 or any(voice.role is not Role.UNKNOWN for voice in voices):
+        return unnamed
+    spoken = [
+        [
+            Utterance(
+                *Span(it.start_ms, it.end_ms).shifted(voice.recording.start_offset_ms), it.text
+            )
+            for it in (each.segment for each in voice.said)
+        ]
+        for voice in said
+    ]
+    told = listening.roles.tell(spoken, listening.event.call)
+    for voice, its in zip(said, told, strict=True):
+        voice.role_reason = its.reason
+        if its.role is not Role.UNKNOWN:
+            voice.role, voice.role_confidence = its.role, its.confidence
+            voice.name = ""
+    if not (unknown := [its.reason for its in told if its.role is Role.UNKNOWN]):
+        return []
+    where = f"recording {said[0].recording.recording_id}"
+    why = "; ".join(dict.fromkeys(unknown))
+    left = f"{where}: {len(unknown)} of {len(said)} voices cannot be told to be anybody: {why}"
+    return [*unnamed, (DegradationKind.NO_ROLES, left)]
 
 
 def _name(voices: Iterable[_Voice]) -> None:
@@ -233,7 +271,7 @@ def _segment(
         text=found.text,
         language=found.language,
         confidence=None if found.confidence is None else round(found.confidence, 4),
-        flags=flags(found, span, holds, settings.trust),
+        flags=flags(said.segment, span, holds, settings.trust, voice.voiced),
         words=words.texts,
         word_start_ms=[at + offset_ms for at in words.start_ms],
         word_end_ms=[at + offset_ms for at in words.end_ms],

@@ -16,7 +16,7 @@ from schemas.events import CallRecorded, CallTranscribed, DegradationKind, Parti
 from schemas.events import Engine as Identity
 from services.runtime.objects import DirectoryObjects
 from services.transcribe.choice import Chosen
-from services.transcribe.diarizer import Turn, Turns
+from services.transcribe.diarizer import Parting, Turn, Turns
 from services.transcribe.engine import NOTHING_KNOWN, Asked, Heard, HeardSegment, HeardWord, Samples
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
@@ -106,7 +106,7 @@ def heard(
 ) -> CallTranscribed:
     by = Transcriber(
         TranscribeSettings.model_validate(settings), objects, Chosen(engine, "asked for"), Vad(),
-        diarizer, "none is configured", vocabularies or Vocabularies(),
+        Parting(diarizer, "none is configured"), vocabularies or Vocabularies(),
     )  # fmt: skip
     transcript = by.transcribe(event, NOW)
     assert transcript is not None
@@ -265,3 +265,54 @@ def test_chinese_is_written_as_asked(objects: DirectoryObjects) -> None:
     transcript = heard(objects, mono(objects), engine, TwoVoices(), chinese="traditional")
     assert transcript.segments[0].text == "頭髮 乾淨"
     assert transcript.segments[0].words == ["頭髮", "乾淨"]
+
+
+AGENT = "good morning thank you for calling acme my name is dana how can i help you today"
+CUSTOMER = "hello i have a problem with my bill i was charged twice and i want my money back please"
+
+
+def test_roles_of_parted_voices_are_told_with_how_sure_and_why(objects: DirectoryObjects) -> None:
+    engine = Script(f"{AGENT} {CUSTOMER}")
+    border_ms = 500 * len(AGENT.split())
+    transcript = heard(objects, mono(objects), engine, TwoVoices(border_ms))
+    assert [(s.speaker, s.role) for s in transcript.segments] == [
+        ("agent", Role.AGENT), ("customer", Role.CUSTOMER)
+    ]  # fmt: skip
+    for speaker in transcript.speakers:
+        assert speaker.role_confidence is not None
+        assert 0.8 <= speaker.role_confidence <= 1.0
+        assert speaker.role_reason
+    assert transcript.degradations == []
+
+
+def test_roles_that_cannot_be_told_are_unknown_and_said(objects: DirectoryObjects) -> None:
+    transcript = heard(objects, mono(objects), Script("one two three four five six"), TwoVoices())
+    assert {(s.role, s.role_confidence) for s in transcript.speakers} == {(Role.UNKNOWN, None)}
+    assert [s.speaker for s in transcript.segments] == ["speaker_0", "speaker_1"]
+    [problem] = transcript.degradations
+    assert problem.kind is DegradationKind.NO_ROLES
+    assert "2 of 2 voices" in problem.reason
+
+
+@dataclass
+class ByChannel(Script):
+    """Hears something else on each channel."""
+
+    texts: tuple[str, ...] = (AGENT, CUSTOMER)
+
+    def transcribe(
+        self, audio: Samples, spans: Sequence[Span], asked: Asked = NOTHING_KNOWN
+    ) -> Heard:
+        self.words = self.texts[self.calls % len(self.texts)]
+        return super().transcribe(audio, spans, asked)
+
+
+def test_channels_that_nobody_named_get_their_roles_too(objects: DirectoryObjects) -> None:
+    data = wav([speech(0, 0.0, 3.0), speech(1, 4.4, 3.0)])
+    event = recorded(stored(objects, "r", data, 2, channel_roles=[]), participants=BOTH)
+    transcript = heard(objects, event, ByChannel(""))
+    assert {(s.channel, s.speaker) for s in transcript.segments} == {(0, "agent"), (1, "customer")}
+    assert transcript.degradations == []
+    unknown = heard(objects, event, ByChannel("", texts=("one two", "three four")), cache=False)
+    assert {s.speaker for s in unknown.segments} == {"channel_0", "channel_1"}
+    assert kinds(unknown) == [DegradationKind.NO_ROLES] * 2
