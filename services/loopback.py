@@ -12,7 +12,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -166,6 +166,44 @@ def running(data_dir: Path, patience_s: float = 0.0) -> There | None:
                     "suite_starting", f"`callstream up` on {data_dir} has not come up yet"
                 ) from None
             time.sleep(0.1)
+
+
+# What stages make follows from these settings before all others; none of them is secret.
+_TELLING: Mapping[str, Sequence[str]] = {
+    "transcribe": ("engine", "model", "model_dir", "language"),
+    "enrich": ("rules_dir", "trial_rules_dir"),
+}
+
+
+def in_use(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Section -> key -> value of the settings that say what stages make of a call."""
+    told: dict[str, dict[str, Any]] = {}
+    for name, keys in _TELLING.items():
+        section = getattr(settings, name)
+        values = {key: getattr(section, key) for key in keys}
+        told[name] = {
+            key: str(value.absolute()) if isinstance(value, Path) else value
+            for key, value in values.items()
+        }
+    return told
+
+
+def differing(settings: Settings, sections: Collection[str]) -> dict[str, tuple[Any, Any]]:
+    """Key -> its value here and in the suite that runs on the data folder, where they differ.
+
+    Nothing where none runs, or one that does not say.
+    """
+    try:
+        theirs = json.loads((settings.data_dir / "up.json").read_text()).get("settings", {})
+    except (OSError, ValueError):
+        return {}
+    here = in_use(settings)
+    return {
+        f"{name}.{key}": (value, theirs[name][key])
+        for name in sections
+        for key, value in here[name].items()
+        if key in theirs.get(name, {}) and theirs[name][key] != value
+    }
 
 
 def health_url(data_dir: Path) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from services.assembly import STAGES, Parts
 from services.ingest.entrances import DropFolder
-from services.loopback import Loopback
+from services.loopback import Loopback, in_use
 from services.runtime.errors import Transient
 from services.runtime.log import Log, NoSuchTopic
 from services.runtime.loop import run
@@ -197,7 +197,8 @@ def embedded(
         _rebuild(parts)
         loopback = Loopback(parts.warehouse, secrets.token_urlsafe(24))
         stack.callback(loopback.close)
-        told = {"port": loopback.port, "token": loopback.token, "pid": os.getpid()}
+        told = {"port": loopback.port, "token": loopback.token, "pid": os.getpid(),
+                "settings": in_use(settings)}  # fmt: skip
         if with_health:
             health = _health(parts)
             stack.callback(health.close)

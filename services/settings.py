@@ -226,7 +226,7 @@ def _refuse_unknown(environ: Mapping[str, str | None]) -> None:
     like for a service of that name.
     """
     defaults = described(Settings.model_construct())
-    known = {PREFIX + key.upper().replace(".", "__") for key, _, _ in defaults}
+    known = {variable(key) for key, _, _ in defaults}
     groups = {key.rpartition("__")[0] + "__" for key in known if "__" in key}
     tails = {key.rpartition("__")[2]: key for key in sorted(known) if "__" in key}
     for name in environ:
@@ -241,6 +241,11 @@ def _refuse_unknown(environ: Mapping[str, str | None]) -> None:
         if near or upper.startswith(tuple(groups)):
             hint = f"did you mean {near[0]}?" if near else "`callstream config` lists them"
             raise WrongSetting(f"{name} is no setting; {hint}")
+
+
+def variable(key: str) -> str:
+    """The environment variable that sets the setting of that dotted key."""
+    return PREFIX + key.upper().replace(".", "__")
 
 
 def described(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -7,7 +7,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -30,11 +30,19 @@ from schemas.events import Decision
 from services.assembly import STAGES, Parts
 from services.cli.console import Stop, err, log_to_file, out
 from services.enrich.trials import Trials
-from services.loopback import Asks, There, asking, running
+from services.loopback import Asks, There, asking, differing, running
 from services.replay.comparison import Comparison, Pair, compare
-from services.replay.decisions import check_decision, decide, decision, overtaken
+from services.replay.decisions import check_decision, decide, decided, decision, overtaken
 from services.replay.plans import Plan, generations, read_plan, store_plan
-from services.replay.progress import AHEAD, Estimate, Follower, estimate, tally
+from services.replay.progress import (
+    AHEAD,
+    Estimate,
+    Follower,
+    estimate,
+    looked,
+    tally,
+    under_way,
+)
 from services.replay.selection import (
     Found,
     Selected,
@@ -42,11 +50,12 @@ from services.replay.selection import (
     check_options,
     moment,
     select,
+    tenants,
 )
 from services.runtime.errors import Invalid, Transient
 from services.runtime.settings import Policy
 from services.serve import AlreadyRunning, embedded
-from services.settings import Settings, load
+from services.settings import Settings, load, variable
 
 replay_app = typer.Typer(help="Run a stage again over calls of the past.")
 
@@ -59,6 +68,10 @@ _QUIET_S = 30.0
 _DECIDED_S = 120.0
 _WHY = 3
 _LONGEST = 80
+# How often it is asked whether somebody has discarded what is followed.
+_DISCARD_S = 2.0
+_OVER = "the replay was discarded"
+_DISCARDED = Decision.DISCARDED.value
 
 StageName = StrEnum("StageName", {name: name for name in STAGES})  # type: ignore[misc]
 Tenant = Annotated[str | None, typer.Option(help="Whose calls; default: the setting `tenant`.")]
@@ -150,6 +163,8 @@ def replay(
         dead_letters=dead_letters,
         where=where,
     )
+    if selection.since and selection.until and selection.since >= selection.until:
+        raise Stop(f"--from {from_} lies after --to {to}: no call can have started in between")
     if every == bool(selection.criteria):
         raise Stop("say which calls (`callstream replay --help`), or --all, and not both")
     options = _options(settings, stage.value, selection.tenant, option or [])
@@ -166,15 +181,17 @@ def replay(
         read = parts.view.committed(group) if source is From.auto and asks is not None else None
         selected = select(stage.value, selection, source.value, asks, parts.view, parts.codec, read)
         cost = estimate(stage.value, selection.tenant, selected.found, asks) if dry_run else None
+        others = {} if selected.found or asks is None else tenants(selection, asks)
     for why, count in selected.left_out.items():
         err.print(f"left out: {count:,} {why}", soft_wrap=True)
     if cost is not None:
         _tell(stage.value, cost, selected)
     if dry_run or not selected.found:
-        if not selected.found:
-            err.print("no call is selected: nothing to do")
         parts.close()
+        if not selected.found:
+            raise Stop(_nothing(selection, others))
         return
+    _tell_differing(settings, stage.value, set(options))
     count = len(selected.found)
     if count > _ASKED_FROM and not yes and sys.stdin.isatty():
         typer.confirm(f"run {stage.value} again over {count:,} events?", abort=True, err=True)
@@ -202,9 +219,10 @@ def resume(
     plan = read_plan(parts.objects, tenant or settings.tenant, generation)
     if plan.shadow:
         with asking(settings) as asks:
-            decided = decision(asks, plan.tenant, generation)
-        if decided:
-            raise Stop(f"replay {generation} is {decided.lower()}: it is over")
+            known = decision(asks, plan.tenant, generation)
+        if known:
+            raise Stop(f"replay {generation} is {known.lower()}: it is over")
+    _tell_differing(settings, plan.stage, set(plan.options))
     good = _carry_out(settings, parts, plan, ahead, detach)
     parts.close()
     raise typer.Exit(0 if good else 1)
@@ -224,8 +242,9 @@ def list_(
     with asking(settings) as asks:
         for generation in reversed(generations(parts.objects, owner)[-limit:]):
             plan = read_plan(parts.objects, owner, generation)
-            counted = tally(plan, asks)
-            decided = decision(asks, owner, generation).lower()
+            counted, why = looked(plan, asks)
+            about = decided(asks, owner, generation)
+            over = about.decision == Decision.DISCARDED
             rows.append(
                 {
                     "generation": generation,
@@ -233,10 +252,13 @@ def list_(
                     "by": plan.requested_by,
                     "when": f"{plan.requested_at:%Y-%m-%d %H:%M}",
                     **{key: value for key, value in asdict(counted).items() if key != "erased"},
-                    "left": counted.left,
-                    "shown": (decided or "shadow") if plan.shadow else "yes",
+                    "left": 0 if over else counted.left,
+                    "shown": (about.decision.lower() or "shadow") if plan.shadow else "yes",
                     "options": plan.options,
                     "reason": plan.reason,
+                    "decided_by": about.by,
+                    "decided_why": about.reason,
+                    "why": [f"{count:,} {reason}" for reason, count in why.most_common(_WHY)],
                 }
             )
     parts.close()
@@ -247,11 +269,21 @@ def list_(
     if not rows:
         out.print(f"no replays of tenant {owner}")
         return
-    table = Table(*rows[0])
+    told = []
     for row in rows:
         row["options"] = " ".join(f"{key}={value}" for key, value in row["options"].items())
+        by, why = row.pop("decided_by"), row.pop("decided_why")
+        if by:
+            row["shown"] += f" by {by}" + (f": {why}" if why else "")
+        reasons = row.pop("why")
+        if reasons and row["shown"].partition(" ")[0] != "discarded":
+            told.append(f"{row['generation']}: " + "; ".join(each[:400] for each in reasons))
+    table = Table(*rows[0])
+    for row in rows:
         table.add_row(*map(str, row.values()))
     out.print(table)
+    for line in told:
+        out.print(line, soft_wrap=True)
 
 
 @replay_app.command("compare")
@@ -335,11 +367,46 @@ def _decide(
                 )
             time.sleep(_POLL_S)
         later = overtaken(plan, asks) if wanted is Decision.PROMOTED else 0
+        ahead = under_way(plan, parts.view, asks) if wanted is Decision.DISCARDED else 0
     parts.close()
     failed = f", {counted.failed:,} failed and stay as they were" if counted.failed else ""
     out.print(f"replay {generation} is {wanted.value.lower()}: {counted.done:,} done{failed}")
+    if ahead:
+        err.print(
+            f"{ahead:,} of its requests are still on their way: they are carried out, what waits "
+            "is tried until its patience is over, and the results are shown to nobody",
+            soft_wrap=True,
+        )
     if later:
         err.print(f"{later:,} of its calls have been amended or replayed since: those are shown")
+
+
+def _nothing(selection: Selection, others: Mapping[str, int]) -> str:
+    """Why nothing is selected, as far as it can be told."""
+    said = f"no call of tenant {selection.tenant} is selected: nothing to do"
+    time = "in that time" if selection.since or selection.until else ""
+    mine = others.get(selection.tenant, 0)
+    if mine:
+        return f"{said}; not all that is given holds for any of the {mine:,} it has {time}".rstrip()
+    if others:
+        have = ", ".join(f"{tenant} {count:,}" for tenant, count in others.items())
+        return f"{said}; tenants that have calls {time}: {have}. Say --tenant".replace(" :", ":")
+    return said + (f"; no tenant has a call {time}" if time else "")
+
+
+def _tell_differing(settings: Settings, stage: str, options: Collection[str]) -> None:
+    """Say which settings given here do not count, where another process runs the stages."""
+    if settings.log.kind != "sqlite" or running(settings.data_dir) is None:
+        return
+    sections = {"enrich": ["enrich"]}.get(stage, ["transcribe", "enrich"])
+    for key, (here, there) in differing(settings, [] if stage == "sink" else sections).items():
+        name = key.partition(".")[2]
+        if name not in options and (name != "trial_rules_dir" or "rules" in options):
+            err.print(
+                f"{key} is {here!r} here and {there!r} in the `callstream up` that runs: its "
+                f"settings count. Restart it with {variable(key)} to use another",
+                soft_wrap=True,
+            )
 
 
 # Carrying out
@@ -427,6 +494,7 @@ def _carry_out(settings: Settings, parts: Parts, plan: Plan, ahead: int, detach:
             lambda: Follower(plan, log, parts.view, parts.codec, asks, ahead=ahead),
             trouble,
             settings.loop,
+            lambda: plan.shadow and decision(asks, plan.tenant, plan.generation) == _DISCARDED,
         )
         try:
             follower = following.followed()
@@ -438,19 +506,23 @@ def _carry_out(settings: Settings, parts: Parts, plan: Plan, ahead: int, detach:
             )
             raise typer.Exit(130) from None
         _end(follower)
-        if follower.stopped is not None:
+        if follower.stopped == _OVER:
+            err.print(f"stopped: {_OVER}, no more of it is asked for")
+        elif follower.stopped is not None:
             err.print(
                 f"stopped after {follower.stopped}. Mend the cause, then {again} asks for the rest",
                 soft_wrap=True,
             )
-    return not (follower.stopped or follower.tally.failed or follower.lost)
+    counted = follower.tally
+    return not (follower.stopped or counted.failed or counted.waiting or follower.lost)
 
 
 class _Following:
     """Follows a plan to its end, showing how far it is; waits for log and warehouse, as stages do.
 
     `begin` makes a follower of the plan, and another after each failure: what a step that failed
-    has published, the log says. `trouble` says why nothing goes on.
+    has published, the log says. `trouble` says why nothing goes on. Once it is `discarded` no more
+    is asked for.
     """
 
     def __init__(
@@ -459,8 +531,10 @@ class _Following:
         begin: Callable[[], Follower],
         trouble: Callable[[], str | None],
         policy: Policy,
+        discarded: Callable[[], bool] = lambda: False,
     ) -> None:
         self._plan, self._begin, self._trouble, self._policy = plan, begin, trouble, policy
+        self._discarded, self._asked_at = discarded, time.monotonic()
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=err, transient=True,
@@ -525,6 +599,10 @@ class _Following:
                     stopped = None if self.follower is None else self.follower.stopped
                     self.follower = self._begin()
                     self.follower.stopped = stopped
+                if time.monotonic() - self._asked_at > _DISCARD_S:
+                    self._asked_at = time.monotonic()
+                    if self._discarded() and self.follower.stopped is None:
+                        self.follower.stopped = _OVER
                 happened = self.follower.step()
             except Transient as failure:
                 waits += 1
@@ -564,6 +642,14 @@ def _end(follower: Follower) -> None:
         err.print(f"  {count:,} failed: {reason[:400]}", soft_wrap=True)
     if counted.failed:
         err.print("`callstream dead-letters list` has what failed")
+    for reason, count in follower.waits.most_common(_WHY):
+        err.print(f"  {count:,} waiting: {reason[:400]}", soft_wrap=True)
+    if counted.waiting:
+        err.print(
+            "what waits is tried again by itself, for as long as its patience lasts; `callstream "
+            "replay list` and `callstream status` show it",
+            soft_wrap=True,
+        )
     _lost(follower)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from schemas.events import Decision, GenerationDecided
 from services.loopback import Asks, rows_of
@@ -17,15 +18,30 @@ from services.runtime.stage import event_id, utc_now
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def decision(asks: Asks, tenant: str, generation: int) -> str:
-    """PROMOTED, DISCARDED, or "" where nobody has decided yet."""
+class Decided(NamedTuple):
+    """The latest decision about a generation; all is "" where nobody has decided yet."""
+
+    decision: str = ""
+    """PROMOTED or DISCARDED."""
+    by: str = ""
+    reason: str = ""
+
+
+def decided(asks: Asks, tenant: str, generation: int) -> Decided:
+    """What was decided about that generation, by whom and why."""
     rows = rows_of(
         asks,
-        "SELECT argMax(decision, (decided_at, event_id)) AS decision FROM generations"
-        " WHERE tenant_id = {tenant:String} AND generation = {generation:Int64}",
+        "SELECT decision, decided_by, reason FROM generations"
+        " WHERE tenant_id = {tenant:String} AND generation = {generation:Int64}"
+        " ORDER BY decided_at DESC, event_id DESC LIMIT 1",
         {"tenant": tenant, "generation": generation},
     )
-    return str(rows[0]["decision"]) if rows else ""
+    return Decided(*(str(value) for value in rows[0].values())) if rows else Decided()
+
+
+def decision(asks: Asks, tenant: str, generation: int) -> str:
+    """PROMOTED, DISCARDED, or "" where nobody has decided yet."""
+    return decided(asks, tenant, generation).decision
 
 
 def overtaken(plan: Plan, asks: Asks) -> int:
@@ -79,7 +95,7 @@ def decide(
     """Put the decision on record, durably; it is later than every one that the warehouse knows."""
     now = clock()
     decided_at = max(now, _decided_at(asks, plan) + timedelta(milliseconds=1))
-    decided = GenerationDecided(
+    event = GenerationDecided(
         tenant_id=plan.tenant,
         generation=plan.generation,
         decision=wanted,
@@ -89,7 +105,7 @@ def decide(
     )
     about = f"{plan.tenant}\n{wanted.value}\n{round(decided_at.timestamp() * 1000)}"
     record = codec.encode(
-        decided,
+        event,
         id=event_id("decision", about, plan.generation, 0),
         source="/callstream/replay",
         time=now,

@@ -88,7 +88,9 @@ def _states(plan: Plan, calls: Sequence[str], asks: Asks) -> dict[str, _States]:
     found: dict[str, _States] = {}
     for row in rows:
         state = {"refused": "failed", "dropped": "failed"}.get(row["became"], row["became"])
-        why = ": ".join(part for part in (row["stage"], row["why"], row["more"]) if part)
+        # What refuses a message begins with its reason.
+        more = row["more"].removeprefix(f"{row['why']}: ")
+        why = ": ".join(part for part in (row["stage"], row["why"], more) if part)
         outcome = Outcome(state, "" if state == "done" else why, int(row["at"]))
         found.setdefault(row["call_id"], {})[row["stage"], row["input_id"]] = outcome
     return found
@@ -156,10 +158,29 @@ class Tally:
 
 def tally(plan: Plan, asks: Asks) -> Tally:
     """How far the replay is, by the warehouse."""
+    return looked(plan, asks)[0]
+
+
+def looked(plan: Plan, asks: Asks) -> tuple[Tally, Counter[str]]:
+    """How far the replay is, and why what failed or waits does so -> how many inputs."""
     counted = Tally(len(plan.inputs))
+    why: Counter[str] = Counter()
     for outcome in outcomes(plan, plan.inputs, asks).values():
         _add(counted, outcome)
-    return counted
+        if outcome.state in ("waiting", "failed"):
+            why[f"{outcome.state}: {outcome.reason}"] += 1
+    return counted, why
+
+
+def under_way(plan: Plan, view: LogView, asks: Asks) -> int:
+    """How many inputs were asked for and are not through, waits included."""
+    there = published(plan, view)
+    known = outcomes(plan, plan.inputs, asks)
+    return sum(
+        request_id(plan, each) in there
+        for each in plan.inputs
+        if each not in known or not known[each].over
+    )
 
 
 def _add(counted: Tally, outcome: Outcome) -> None:
@@ -191,6 +212,9 @@ class Follower:
         self.lost: dict[Input, str] = {}
         """What cannot be asked for, and why."""
         self.reasons: Counter[str] = Counter()
+        """Why what failed has failed."""
+        self.waits: Counter[str] = Counter()
+        """Why what waits does so, as of the latest look."""
         self.stopped: str | None = None
         self._log, self._view, self._codec, self._asks = log, view, codec, asks
         self._ahead, self._failures = ahead, failures
@@ -234,6 +258,7 @@ class Follower:
         known = outcomes(self.plan, list(self._open), self._asks)
         self._waiting = {each for each, it in known.items() if not it.over}
         self.tally.waiting = len(self._waiting)
+        self.waits = Counter(known[each].reason for each in self._waiting)
         ended = sorted(
             ((it.at_ms, each.call, each) for each, it in known.items() if it.over),
             key=lambda item: item[:2],

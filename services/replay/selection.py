@@ -203,6 +203,21 @@ def select(
     return found
 
 
+def tenants(selection: Selection, asks: Asks) -> dict[str, int]:
+    """Tenant -> how many of its calls started in the time of the selection; the most first."""
+    since = 0 if selection.since is None else round(selection.since.timestamp() * 1000)
+    until = selection.until or datetime.max.replace(tzinfo=UTC)
+    rows = rows_of(
+        asks,
+        "SELECT tenant_id, uniqExact(call_id) AS calls FROM calls_ended"
+        " WHERE toUnixTimestamp64Milli(started_at) >= {since:Int64}"
+        " AND toUnixTimestamp64Milli(started_at) < {until:Int64}"
+        " GROUP BY tenant_id ORDER BY calls DESC, tenant_id LIMIT 10",
+        {"since": since, "until": round(until.timestamp() * 1000)},
+    )
+    return {row["tenant_id"]: int(row["calls"]) for row in rows}
+
+
 # From the archive
 
 

@@ -21,8 +21,8 @@ from services.cli.console import Stop
 from services.cli.replay import _Following, _lost, _show, _tell
 from services.replay.comparison import Comparison, Difference, Labels, Pair
 from services.replay.inputs import Input
-from services.replay.plans import GONE, Plan, store_plan
-from services.replay.progress import Estimate, Follower
+from services.replay.plans import GONE, Plan, request_id, store_plan
+from services.replay.progress import Estimate, Follower, looked
 from services.replay.selection import Found, Selected, Selection, select
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Transient
@@ -216,3 +216,35 @@ def test_a_replay_that_was_stopped_stays_so_after_a_wait(tmp_path: Path) -> None
     replayed.away = {("question", replayed.counted["question"] + 1): "warehouse_down"}
     assert following.followed().stopped == "20 failures in a row"
     assert sum(replayed.requests().values()) == 2
+
+
+def test_once_it_is_discarded_no_more_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "_DISCARD_S", -1.0)
+    replayed = Replayed(tmp_path, 5)
+    decided = iter([False, True])
+    following = _Following(
+        replayed.plan, replayed.follower, lambda: None, SOON, lambda: next(decided)
+    )
+    assert following.followed().stopped == "the replay was discarded"
+    assert sum(replayed.requests().values()) == 2
+
+
+def test_why_something_fails_or_waits_is_told_once(tmp_path: Path) -> None:
+    replayed = Replayed(tmp_path, 2)
+    states = [("failed", "bad_event: no roles"), ("waiting", "no roles")]
+
+    def ask(sql: str, format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
+        rows = [
+            {"call_id": each.call, "stage": "sink", "input_id": request_id(replayed.plan, each),
+             "became": state, "why": "bad_event", "more": more, "at": 1}
+            for each, (state, more) in zip(replayed.plan.inputs, states, strict=True)
+        ]  # fmt: skip
+        return "\n".join(map(json.dumps, rows)).encode()
+
+    counted, why = looked(replayed.plan, SimpleNamespace(ask=ask))
+    assert (counted.failed, counted.waiting) == (1, 1)
+    assert why == {
+        "failed: sink: bad_event: no roles": 1, "waiting: sink: bad_event: no roles": 1,
+    }  # fmt: skip

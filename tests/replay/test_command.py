@@ -24,7 +24,8 @@ CALLS = 12
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """A data folder in which calls are through, and a suite at work on it."""
-    made = Command(tmp_path_factory.mktemp("command"))
+    folder = tmp_path_factory.mktemp("command")
+    made = Command(folder, {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub")})
     up = made.start("up")
     try:
         until(lambda: running(made.settings.data_dir, 60) is not None, "`callstream up` is not up")
@@ -68,6 +69,19 @@ def test_a_dry_run_tells_the_cost_and_asks_for_nothing(command: Command) -> None
         (("--stage", "enrich", "--where", "nonsense = 1"), "nonsense"),
         (("--stage", "enrich", "--where", "1) OR (1"), "parentheses"),
         (("--stage", "enrich", "--where", "1", "--source", "log"), "--source archive"),
+        (("--stage", "enrich", "--call", "nosuch"), f"holds for any of the {CALLS} it has"),
+        (
+            ("--stage", "enrich", "--from", "2026-03-03", "--to", "2026-03-01"),
+            "--from 2026-03-03 lies after --to 2026-03-01",
+        ),
+        (
+            ("--stage", "enrich", "--all", "--tenant", "nobody"),
+            f"tenants that have calls: {TENANT} {CALLS}. Say --tenant",
+        ),
+        (
+            ("--stage", "enrich", "--to", "2020-03-01", "--dry-run"),
+            "no tenant has a call in that time",
+        ),
         (("promote", "7"), "has no replay 7"),
         (("resume", "7"), "has no replay 7"),
     ],
@@ -139,6 +153,52 @@ def test_a_shadow_is_compared_promoted_and_taken_back(command: Command) -> None:
     assert named() == []
     assert "for good" in command("replay", "promote", str(shadow), status=1)
     assert "it is over" in command("replay", "resume", str(shadow), status=1)
+
+
+def test_what_waits_is_told_with_its_reason_and_a_discarded_replay_is_over(
+    command: Command,
+) -> None:
+    process = command.start(
+        "replay", "--stage", "transcribe", "--call", "call-1", "--call", "call-2", "--shadow",
+        "--option", "engine=faster-whisper", "--option", "model=tiny",
+    )  # fmt: skip
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 1, err
+    assert "0 of 2 done, 2 waiting" in out
+    assert "2 waiting: transcribe: model_missing: transcribe.model='tiny'" in err
+    generation = int(out.partition("replay ")[2].partition(":")[0])
+    assert "model_missing" in command("replay", "list")
+
+    def under_way() -> dict[int, str]:
+        status = json.loads(command.ended(command.start("status", "--format", "json")))
+        return {each["generation"]: each["why"] for each in status["replays"]}
+
+    assert "transcribe.model='tiny'" in under_way()[generation]
+    discarding = command.start("replay", "discard", str(generation), "--reason", "no model")
+    _, err = discarding.communicate(timeout=60)
+    assert "2 of its requests are still on their way" in err
+    assert generation not in under_way()
+    (row,) = [row for row in command.listed() if row["generation"] == generation]
+    assert (row["shown"], row["decided_why"], row["left"]) == ("discarded", "no model", 0)
+    assert "no model" in command("replay", "list")
+
+
+def test_settings_that_do_not_count_are_told(command: Command) -> None:
+    words = ("replay", "--stage", "enrich", "--call", "call-4")
+    environment = {**command.environment}
+    try:
+        command.environment["CALLSTREAM_ENRICH__RULES_DIR"] = str(command.folder / "trials")
+        process = command.start(*words)
+        _, err = process.communicate(timeout=180)
+        assert process.returncode == 0, err
+        assert f"enrich.rules_dir is '{command.folder / 'trials'}' here and" in err
+        assert "Restart it with CALLSTREAM_ENRICH__RULES_DIR" in err
+    finally:
+        command.environment.clear()
+        command.environment.update(environment)
+    process = command.start(*words)
+    _, err = process.communicate(timeout=180)
+    assert "Restart it" not in err
 
 
 def test_detached_it_asks_for_everything_and_leaves(command: Command) -> None:
