@@ -22,8 +22,8 @@ from schemas.events import Evidence, Finding, FindingKind, Moment, MomentKind, R
 from services.enrich.findings import Hit
 from services.enrich.lexicon import spell_out
 from services.enrich.metrics import METRICS, OF_A_ROLE, Turn
-from services.enrich.rulefile import Item
 from services.enrich.sentiment import Sentiment, label
+from services.runtime.yaml_file import Item
 
 OPENING_TURNS = 2
 CLOSING_TURNS = 3
@@ -296,7 +296,7 @@ class Reader:
     phrase_sets: list[tuple[str, ...]] = field(default_factory=list)
 
     def read(self, item: Item) -> Condition:
-        """Raises RulesError."""
+        """Raises FileError."""
         kinds: Mapping[str, Callable[[Item], Condition]] = {
             "said": self._said,
             "topic": lambda each: self._found(each, FindingKind.TOPIC),
@@ -388,7 +388,7 @@ class Reader:
 
 
 def read_phrases(item: Item) -> tuple[str, ...]:
-    """Phrases, each checked; raises RulesError."""
+    """Phrases, each checked; raises FileError."""
     for each in item.items():
         try:
             spell_out(each.text())
@@ -404,7 +404,7 @@ def example(phrase: str) -> str:
 
 
 def read_roles(fields: Mapping[str, Item], name: str) -> frozenset[Role]:
-    """Roles named by the field, nobody where there is no such field; raises RulesError."""
+    """Roles named by the field, nobody where there is no such field; raises FileError."""
     if name not in fields:
         return frozenset()
     return frozenset(ROLES[role] for role in fields[name].choices(ROLES))

@@ -41,9 +41,9 @@ MASKING = frozenset(
 # Nobody converses with these; while they sound it is not silent either.
 MACHINES = frozenset((Role.IVR, Role.VOICEMAIL))
 # Segments under these flags hold no voice of the conversation.
-NOT_HEARD = frozenset((Flag.NO_SPEECH, Flag.INSIDE_HOLD))
+NOT_HEARD = frozenset((Flag.NO_SPEECH, Flag.INSIDE_HOLD, Flag.INSIDE_SILENCE))
 # Segments under these flags hold a voice, but not these words.
-NOT_SAID = NOT_HEARD | {Flag.REPEAT_LOOP}
+NOT_SAID = NOT_HEARD | {Flag.REPEAT_LOOP, Flag.TOO_FAST}
 # Who spoke this shortly before has not begun anew: they go on.
 GOES_ON_MS = 1_000
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from schemas.events import FindingKind, Role, Severity
 from services.enrich.conditions import Condition, Reader, read_phrases, read_roles
 from services.enrich.lexicon import Class, Grammar, Negation, Scanner
-from services.enrich.rulefile import Item, RulesError, read_rule_file
+from services.runtime.yaml_file import FileError, Item, read_yaml
 
 BUILT_IN = Path(__file__).with_name("rules")
 
@@ -82,13 +82,13 @@ class Rules:
 def load_rules(*folders: Path) -> Rules:
     """The built-in rules with `folders` laid over them, the last on top.
 
-    A file replaces the one of the same name below it. Raises RulesError, naming file, line and
+    A file replaces the one of the same name below it. Raises FileError, naming file, line and
     what is allowed; an unknown file is an error too, so that a misspelt name is never ignored.
     """
     files: dict[str, Path] = {}
     for folder in (BUILT_IN, *folders):
         files.update(_files_in(folder))
-    items = {name: read_rule_file(files[name], name) for name in sorted(files)}
+    items = {name: read_yaml(files[name], name) for name in sorted(files)}
     digest = hashlib.sha256()
     for name in sorted(files):
         content = files[name].read_bytes()
@@ -139,7 +139,7 @@ def load_tenant_rules(rules_dir: Path | None) -> tuple[Rules, Mapping[str, Rules
 
 def _files_in(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise RulesError(
+        raise FileError(
             f"{folder}: is no folder of rules; set CALLSTREAM_ENRICH__RULES_DIR to one or leave it "
             "out"
         )
@@ -149,7 +149,7 @@ def _files_in(folder: Path) -> dict[str, Path]:
         if not path.is_file() or name.startswith((".", "tenants/")) or "/." in name:
             continue
         if name not in _WHOLE_FILES and not re.fullmatch(r"lexicons/[^/]+\.yaml", name):
-            raise RulesError(
+            raise FileError(
                 f"{name}:1: is no rule file; allowed are {', '.join(_WHOLE_FILES)}, lexicons/*.yaml"
             )
         found[name] = path

@@ -6,9 +6,9 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-from services.enrich.rulefile import RulesError
 from services.enrich.rules import Rules, load_rules
 from services.runtime.errors import Invalid, NotYet
+from services.runtime.yaml_file import FileError
 
 # Sets of rules kept; one is some megabytes of matching tables.
 _MOST_KEPT = 16
@@ -65,7 +65,7 @@ class Trials:
             if kept is None or kept[0] != files:
                 try:
                     kept = files, load_rules(*layers)
-                except RulesError as wrong:
+                except FileError as wrong:
                     kept = files, str(wrong)
             self._kept[layers] = kept
             self._kept.move_to_end(layers)

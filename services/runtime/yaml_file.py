@@ -93,6 +93,10 @@ class Item:
             raise self.error(f"{found!r} is not allowed; allowed are {', '.join(sorted(allowed))}")
         return found
 
+    def choices(self, allowed: Collection[str]) -> frozenset[str]:
+        """A list's texts, or one, each as `choice`."""
+        return frozenset(item.choice(allowed) for item in self.items())
+
     def number(self, low: float, high: float) -> float:
         """A number from `low` to `high`. Raises FileError for anything else."""
         text = self.text()
@@ -103,6 +107,13 @@ class Item:
         if not low <= value <= high:
             raise self.error(f"{text} is out of range; allowed is {low:g} to {high:g}")
         return value
+
+    def integer(self, low: int, high: int) -> int:
+        """As `number`, and whole."""
+        value = self.number(low, high)
+        if value != int(value):
+            raise self.error(f"{value:g} is no whole number")
+        return int(value)
 
 
 def read_yaml(path: Path, name: str) -> Item:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from schemas.events import FindingKind
-from services.enrich.rulefile import RulesError
 from services.enrich.rules import BUILT_IN, load_rules, load_tenant_rules
+from services.runtime.yaml_file import FileError
 
 
 def folder(path: Path, **files: str) -> Path:
@@ -162,15 +162,15 @@ alerts:
 def test_a_mistake_is_told_with_its_place_and_what_is_allowed(
     tmp_path: Path, name: str, text: str, problem: str
 ) -> None:
-    with pytest.raises(RulesError, match=re.escape(problem)):
+    with pytest.raises(FileError, match=re.escape(problem)):
         load_rules(folder(tmp_path, **{name: text}))
 
 
 def test_other_unusable_folders(tmp_path: Path) -> None:
-    with pytest.raises(RulesError, match="is no folder of rules"):
+    with pytest.raises(FileError, match="is no folder of rules"):
         load_rules(tmp_path / "missing")
     (tmp_path / "alerts.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RulesError, match=re.escape("alerts.yaml:1: is not UTF-8")):
+    with pytest.raises(FileError, match=re.escape("alerts.yaml:1: is not UTF-8")):
         load_rules(tmp_path)
 
 
