@@ -9,7 +9,7 @@ help:
 	@echo "make demo    ten sample calls through the whole path, on this machine, nothing before it"
 	@echo "make test    checks and tests; real Kafka, S3 and ClickHouse where they can be had"
 	@echo "make check   ruff and mypy only"
-	@echo "make transcribe-extra   WhisperX and torch, 8 GB: with them their tests run too"
+	@echo "make transcribe-extra   WhisperX, FunASR and torch, 8 GB: with them their tests run too"
 	@echo "make bench   the figures of docs/benchmarks.md"
 	@echo "make stack-up, stack-status, stack-down   Kafka, S3, ClickHouse and a schema registry on this machine"
 	@echo "make hostile AUDIO=10000 AVRO=1000000   mutated recordings and messages; SEED repeats one"
@@ -20,7 +20,7 @@ help:
 demo: $(VENV)/.core
 	@$(BIN)/callstream demo
 
-# The extra `transcribe` takes 8 GB: CI tests it always, elsewhere whoever has it.
+# The extras of engines take 8 GB: CI tests them always, elsewhere whoever has them.
 test: check $(if $(filter true,$(CI)),$(VENV)/.transcribe)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
@@ -59,8 +59,10 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 transcribe-extra: $(VENV)/.transcribe
 
 $(VENV)/.transcribe: $(VENV)/.dev pyproject.toml constraints.txt
-	@echo "installing WhisperX and torch into $(VENV) (8 GB, once)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[transcribe]'
+	@echo "installing WhisperX, FunASR and torch into $(VENV) (8 GB, once)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[transcribe,sensevoice,eval]'
+	@# Of its wheel the weights are used alone; what it depends on needs a compiler.
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps Resemblyzer==0.1.4
 	@touch $@
 
 hostile: $(VENV)/.dev

@@ -1,4 +1,4 @@
-"""The extra `transcribe` (WhisperX, torch): gigabytes that not every environment has."""
+"""The extras of engines (WhisperX, FunASR, torch): gigabytes that not every environment has."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ import pytest
 
 
 def whisperx() -> None:
-    """End the running test where the extra is missing: a failure under CI=true, else a skip."""
-    if importlib.util.find_spec("whisperx") is not None:
+    """End the running test where it is missing: a failure under CI=true, else a skip."""
+    _needed("whisperx", "no WhisperX: `make transcribe-extra` installs it (8 GB)")
+
+
+def funasr() -> None:
+    """As `whisperx`."""
+    _needed("funasr", "no FunASR: `make transcribe-extra` installs it (8 GB)")
+
+
+def _needed(module: str, reason: str) -> None:
+    if importlib.util.find_spec(module) is not None:
         return
-    reason = "no WhisperX: `make transcribe-extra` installs it (8 GB)"
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ import pytest
 import yaml
 
 from services.transcribe import sensevoice_engine
+from tests.transcribe import extra
 from tests.transcribe.sounds import Samples
 
 TAGS = [
@@ -29,15 +29,9 @@ TAGS = [
 _MELS, _STACKED = 80, 7
 
 
-def needed() -> None:
-    """Skip the running test where the extra `sensevoice` is missing."""
-    if importlib.util.find_spec("funasr") is None:
-        pytest.skip("no FunASR: pip install -c constraints.txt -e '.[sensevoice]'")
-
-
 def build(folder: Path, seed: int = 1) -> Path:
     """Writes such a model into `folder`; returns it."""
-    needed()
+    extra.funasr()
     # Not imported by name: what is typed of them differs with what is installed.
     torch: Any = importlib.import_module("torch")
     spm: Any = importlib.import_module("sentencepiece")

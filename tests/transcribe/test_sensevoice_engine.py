@@ -30,7 +30,7 @@ from services.transcribe.sensevoice_engine import (
 )
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
-from tests.transcribe import sensevoice_model
+from tests.transcribe import extra, sensevoice_model
 from tests.transcribe.sensevoice_model import Says
 from tests.transcribe.sounds import Samples, noise, silence
 
@@ -259,7 +259,7 @@ def test_what_is_broken_or_another_model_is_named(tmp_path: Path) -> None:
 def test_a_name_that_no_hub_gives_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    sensevoice_model.needed()
+    extra.funasr()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Transient, match=r"model_missing: transcribe\.sensevoice\.model='no/such'"):
         SenseVoiceEngine(
