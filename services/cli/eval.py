@@ -339,7 +339,8 @@ def _engines_table(done: Sequence[Summary], telephony: bool) -> Table:
             f"{summary.language_right} of {judged}" if judged else "not judged",
             "no clip without speech"
             if invented is None
-            else f"{invented:.1f} ({summary.silent_s:.0f} s)",
+            else f"{invented:.1f}, trusted {summary.invented_trusted / summary.silent_s * 60:.1f}"
+            f" ({summary.silent_s:.0f} s)",
             f"{summary.speed:.1f}" if summary.speed else "",
             "" if share is None else f"{100 * share:.0f} %",
         )

@@ -88,6 +88,8 @@ class Summary:
     """Of clips in which nobody speaks."""
     invented: int
     """Words heard in them."""
+    invented_trusted: int
+    """Of those, words under no flag by which enrich leaves them out."""
     audio_s: float
     """Of clips that were transcribed."""
     took_s: float
@@ -149,6 +151,7 @@ def _summary(
         silent_clips=len(silent),
         silent_s=sum(attempt.duration_ms for attempt in silent) / 1000,
         invented=sum(attempt.words for attempt in silent),
+        invented_trusted=sum(attempt.trusted for attempt in silent),
         audio_s=sum(attempt.duration_ms for attempt in heard) / 1000,
         took_s=took_s if alone or condition == AS_RECORDED else 0.0,
         engine_s=sum(attempt.engine_s for attempt in heard) if alone else None,
@@ -272,6 +275,7 @@ def _run_as_json(summary: Summary, attempts: Sequence[Attempt]) -> dict[str, Any
             "clips": summary.silent_clips,
             "seconds": summary.silent_s,
             "words": summary.invented,
+            "words_trusted": summary.invented_trusted,
             "words_per_minute": _rounded(summary.invented_per_minute),
         },
         "speed": {
@@ -289,11 +293,13 @@ def _run_as_json(summary: Summary, attempts: Sequence[Attempt]) -> dict[str, Any
                 "duration_s": attempt.duration_ms / 1000,
                 "failure": attempt.failure,
                 "engine": attempt.engine,
+                "diarizer": attempt.diarizer,
                 "took_s": _rounded(attempt.took_s),
                 "engine_s": _rounded(attempt.engine_s),
                 "language_heard": attempt.language,
                 "language_told": attempt.language_told,
                 "words_heard": attempt.words,
+                "words_trusted": attempt.trusted,
                 "errors": {
                     measure: _errors_as_json(errors) for measure, errors in attempt.errors.items()
                 },

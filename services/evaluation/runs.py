@@ -19,6 +19,7 @@ from typing import Any
 from schemas import topics
 from schemas.events import CallEnded, CallRecorded, CallTranscribed
 from schemas.events import Engine as Identity
+from services.enrich.metrics import NOT_SAID
 from services.evaluation.manifest import Clip
 from services.evaluation.measures import (
     Errors,
@@ -65,11 +66,15 @@ class Attempt:
     """Of that, in the engine."""
     engine: str = ""
     """Who heard it, and with which model: by rules and fallbacks it may be another one."""
+    diarizer: str = ""
+    """What parted the voices of a shared channel; empty where nothing did."""
     language: str = UNDETERMINED
     language_told: bool = False
     """Whether the engine was told what is spoken."""
     words: int = 0
     """Heard, as normalised."""
+    trusted: int = 0
+    """Of those, in segments without a flag by which enrich leaves them out."""
     errors: Mapping[str, Errors] = field(default_factory=dict)
     """By measure, for each that the clip has a reference for."""
 
@@ -169,15 +174,15 @@ class Evaluation:
             return
         settings = wanted.settings.model_copy(update={"cache": False})
         started = time.monotonic()
+        spent = _Spent()
         try:
             chosen = choose(settings, wanted.asked_by)
+            stage = transcribe_stage(settings, store, chosen, listened=spent.add)
         except (Failure, ValueError, ImportError) as problem:
             run.failure = _why(problem)
             return
         run.load_s = time.monotonic() - started
         run.identity, run.reason = chosen.engine.identity, chosen.reason
-        spent = _Spent()
-        stage = transcribe_stage(settings, store, chosen, listened=spent.add)
         run.calls_at_once = stage.workers
         listener = _Listener(stage, spent, settings)
         for condition in (None, *self.conditions):
@@ -251,6 +256,7 @@ def measured(
     """`plain` with all that can be said of `transcript` against what is known of `clip`."""
     tokens = normalisation.tokens
     heard = tokens(" ".join(segment.text for segment in transcript.segments))
+    trusted = [s.text for s in transcript.segments if NOT_SAID.isdisjoint(s.flags)]
     errors: dict[str, Errors] = {}
     if clip.channels is not None:
         count = max(len(clip.channels), len(transcript.channels))
@@ -291,7 +297,9 @@ def measured(
         plain or Attempt(clip=clip, duration_ms=transcript.duration_ms),
         engine=f"{transcript.engine.name} {transcript.engine.model}".strip(),
         language=primary_tag(transcript.language),
+        diarizer=transcript.diarizer,
         words=len(heard),
+        trusted=len(tokens(" ".join(trusted))),
         errors=errors,
     )
 

@@ -91,10 +91,14 @@ def test_speed_and_languages_are_of_the_clips_that_were_heard() -> None:
 
 
 def test_words_where_nobody_speaks_are_told_by_the_minute() -> None:
-    silent = [attempt(1, text="", words=3, errors={}), attempt(2, text="", words=0, errors={})]
+    silent = [
+        attempt(1, text="", words=3, trusted=1, errors={}),
+        attempt(2, text="", words=0, errors={}),
+    ]
     (summary,) = summaries([ran("a", plain=[*silent, attempt(3)])])
     assert (summary.silent_clips, summary.silent_s, summary.invented) == (2, 20.0, 3)
     assert summary.invented_per_minute == pytest.approx(9.0)
+    assert summary.invented_trusted == 1
     assert [figure.clips for figure in summary.figures] == [1]
     (without,) = summaries([ran("a", plain=[attempt(3)])])
     assert without.invented_per_minute is None
@@ -157,7 +161,7 @@ def test_the_json_says_everything_and_no_word_that_was_spoken() -> None:
         }
     ]  # fmt: skip
     assert run["no_speech"] == {
-        "clips": 1, "seconds": 10.0, "words": 10, "words_per_minute": 60.0
+        "clips": 1, "seconds": 10.0, "words": 10, "words_trusted": 0, "words_per_minute": 60.0
     }  # fmt: skip
     assert run["each"][0]["errors"] == {"WER": {"units": 10, "substitutions": 1, "rate": 0.1}}
     assert [each["failure"] for each in run["each"]] == ["", "broken", ""]

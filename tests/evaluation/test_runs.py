@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from schemas.events import CallTranscribed, Role, Segment
+from schemas.events import CallTranscribed, Flag, Role, Segment
 from schemas.events import Engine as Identity
 from schemas.examples import EXAMPLES
 from services.evaluation import runs
@@ -97,7 +97,11 @@ def test_what_is_known_is_measured(known: dict[str, Any], expected: Mapping[str,
 
 def test_words_where_nobody_speaks_are_counted_as_made_up() -> None:
     found = measured(clip(text=" "), TALK, Normalisation())
-    assert (found.nobody_speaks, found.words, found.errors) == (True, 7, {})
+    assert (found.nobody_speaks, found.words, found.trusted, found.errors) == (True, 7, 7, {})
+    doubted = replace(TALK.segments[0], flags=[Flag.LOW_CONFIDENCE, Flag.INSIDE_SILENCE])
+    unsure = replace(TALK.segments[1], flags=[Flag.LOW_CONFIDENCE])
+    flagged = replace(TALK, segments=[doubted, unsure, TALK.segments[2]])
+    assert measured(clip(text=""), flagged, Normalisation()).trusted == 5
 
 
 def test_turns_are_on_the_recordings_own_time() -> None:
