@@ -28,7 +28,7 @@ from services.runtime.stage import Stage, utc_now
 from services.settings import Settings, data_folder
 from services.sink.handler import stage as sink_stage
 from services.sink.warehouse import Result, Warehouse
-from services.transcribe.choice import choose
+from services.transcribe.choice import choose, choose_diarizer
 from services.transcribe.handler import stage as transcribe_stage
 from services.watch import Watch
 
@@ -163,18 +163,25 @@ class Parts:
 
 _MAKERS: dict[str, Callable[[Parts], Stage]] = {
     "ingest": lambda parts: ingest_stage(parts.settings.ingest, parts.objects),
-    "transcribe": lambda parts: transcribe_stage(
-        parts.settings.transcribe,
-        parts.objects,
-        choose(parts.settings.transcribe),
-        listened=partial(parts.observer.listened, "transcribe"),
-    ),
+    "transcribe": lambda parts: _transcribe(parts),
     "enrich": lambda parts: _enrich(parts),
     "sink": lambda parts: sink_stage(
         parts.settings.sink,
         _CountedTables(parts.warehouse, partial(parts.observer.inserted, "sink")),
     ),
 }
+
+
+def _transcribe(parts: Parts) -> Stage:
+    settings = parts.settings.transcribe
+    chosen = choose(settings)
+    return transcribe_stage(
+        settings,
+        parts.objects,
+        chosen,
+        choose_diarizer(settings, chosen.engine.identity.name),
+        listened=partial(parts.observer.listened, "transcribe"),
+    )
 
 
 @dataclass(frozen=True)

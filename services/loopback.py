@@ -170,9 +170,12 @@ def running(data_dir: Path, patience_s: float = 0.0) -> There | None:
 
 # What stages make follows from these settings before all others; none of them is secret.
 _TELLING: Mapping[str, Sequence[str]] = {
-    "transcribe": ("engine", "model", "model_dir", "language"),
+    "transcribe": (
+        "engine", "model", "model_dir", "language", "task", "chinese", "diarizer",
+        "diarizer_model", "vocabulary_dir",
+    ),
     "enrich": ("rules_dir", "trial_rules_dir"),
-}
+}  # fmt: skip
 
 
 def in_use(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -193,11 +194,13 @@ def submit(
     for path in files:
         try:
             call = call_ended_for(
-                path, tenant_id=owner, call_id=call_id, roles=chosen, metadata=metadata,
-                uri=upload(parts.objects, owner, path),
-            )  # fmt: skip
+                path, tenant_id=owner, call_id=call_id, roles=chosen, metadata=metadata
+            )
             _check_audio(settings, call, path, probe, named=chosen is not None)
-            parts.publish(log, call)
+            # Last: what is refused is not to lie in the store, where no event leads to it.
+            [recording] = call.recordings
+            uri = upload(parts.objects, owner, path)
+            parts.publish(log, replace(call, recordings=[replace(recording, uri=uri)]))
         except (Invalid, OSError) as problem:  # the file's own; the others are handed in
             _error(f"{path}: {problem}")
             continue

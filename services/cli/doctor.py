@@ -105,6 +105,7 @@ def _objects(parts: Parts) -> Checked:
 
 def _engine(parts: Parts) -> Checked:
     chosen = choose(parts.settings.transcribe)
+    chosen.check()
     name = chosen.engine.identity.name
     if name in ("pocketsphinx", "stub"):
         return Checked(

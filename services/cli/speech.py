@@ -99,9 +99,8 @@ def models(wanted: TranscribeSettings) -> Finding:
         findings.append(Finding("ok", f"transcribe.engine={wanted.engine} loads none"))
     if wanted.engine == "whisperx":
         findings += _aligners(wanted)
-    if (diarizer := getattr(wanted, "diarizer", None)) is not None:
-        model = getattr(wanted, "diarizer_model", None) or _PYANNOTE
-        findings.append(speakers(diarizer, str(model), expected=wanted.engine in _TORCH))
+    model = wanted.diarizer_model or _PYANNOTE
+    findings.append(speakers(wanted.diarizer, model, expected=wanted.engine in _TORCH))
     return _together(findings)
 
 

@@ -40,7 +40,7 @@ from services.runtime.errors import Failure, Invalid
 from services.runtime.log import Message
 from services.runtime.objects import MissingObject
 from services.runtime.stage import Envelope, Stage
-from services.transcribe.choice import choose, languages_of
+from services.transcribe.choice import choose, choose_diarizer, languages_of
 from services.transcribe.engine import UNDETERMINED, primary_tag
 from services.transcribe.handler import stage as transcribe_stage
 from services.transcribe.settings import TranscribeSettings
@@ -177,7 +177,8 @@ class Evaluation:
         spent = _Spent()
         try:
             chosen = choose(settings, wanted.asked_by)
-            stage = transcribe_stage(settings, store, chosen, listened=spent.add)
+            parting = choose_diarizer(settings, chosen.engine.identity.name)
+            stage = transcribe_stage(settings, store, chosen, parting, listened=spent.add)
         except (Failure, ValueError, ImportError) as problem:
             run.failure = _why(problem)
             return

@@ -168,7 +168,7 @@ class Transcriber:
             diarizer="" if diarizer is None else diarizer.identity,
             parties=None if diarizer is None else parties,
         )
-        if self.settings.cache and (known := cache.load(self.objects, question)) is not None:
+        if self.settings.cache and (known := self._known(question)) is not None:
             return known, True
         with tempfile.TemporaryDirectory(prefix="recording-") as name:
             source = Path(name) / "recording"
@@ -188,14 +188,23 @@ class Transcriber:
                 source, recording.container, Path(name), local, self.settings.max_channel_s
             )
             result = self._listened(audio, local, asked, diarizer, parties)
-        # What could be made in part only may be whole the next time.
+        # What could be made in part only, or not at all, may be whole the next time.
         partly = any(
-            channel.undivided or (channel.heard and channel.heard.degradations)
+            channel.undivided
+            or (channel.same_as is None and channel.heard is None)
+            or (channel.heard and channel.heard.degradations)
             for channel in result.channels
         )
         if self.settings.cache and not partly:
-            cache.store(self.objects, question, result)
+            cache.store(self.objects, question if _is_shared(result) else _alone(question), result)
         return result, False
+
+    def _known(self, question: Question) -> RecordingResult | None:
+        """What was heard before. Who would part voices counts only where they share a channel."""
+        apart = cache.load(self.objects, _alone(question))
+        if apart is not None and (not question.diarizer or not _is_shared(apart)):
+            return apart
+        return cache.load(self.objects, question) if question.diarizer else None
 
     def _listened(
         self,
@@ -241,3 +250,13 @@ def _parted(
         why = f"{type(error).__name__}: {error}".partition("\n")[0][:_LONGEST_REASON]
         logger("transcribe").warning("voices not parted", diarizer=diarizer.identity, why=why)
         return None, f"{diarizer.identity} failed ({why})"
+
+
+def _alone(question: Question) -> Question:
+    """The question for a recording on which everybody has a channel."""
+    return replace(question, diarizer="", parties=None)
+
+
+def _is_shared(result: RecordingResult) -> bool:
+    """Whether all voices are on one channel, or on copies of it."""
+    return sum(channel.same_as is None for channel in result.channels) == 1

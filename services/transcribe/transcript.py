@@ -87,7 +87,6 @@ def transcript(
         problems += [it for it in who.problems if it[0] is not DegradationKind.NO_ROLES]
         these: list[_Voice] = []
         for number, channel in enumerate(result.channels):
-            channels.append(_channel(recording, number, who.roles[number], channel))
             if channel.heard is None:
                 continue
             heard.append(channel.heard)
@@ -104,6 +103,11 @@ def transcript(
             parted |= channel.turns is not None
             these += _voices(recording, number, who, channel, settings)
         problems += _tell_roles(these, who, listening)
+        told = {} if who.shared else {voice.channel: voice.role for voice in these}
+        channels += [
+            _channel(recording, number, told.get(number, who.roles[number]), channel)
+            for number, channel in enumerate(result.channels)
+        ]
         voices += these
     _name(voices)
     holds = joined(
@@ -126,12 +130,17 @@ def transcript(
     spoken, sure = _overall(segments, heard)
     diarizer = listening.parting.diarizer
     vocabulary = _used(listening, heard)
-    if vocabulary is not None and listening.asked.terms and heard and not vocabulary.terms:
+    asked, listened = listening.asked, any(it.segments for it in heard)
+    if (
+        vocabulary is not None
+        and listened
+        and ((asked.terms and not vocabulary.terms) or (asked.prompt and not vocabulary.prompt))
+    ):
         problems.append(
             (
                 DegradationKind.NO_VOCABULARY,
-                f"{listening.engine.name} was told none of the terms of vocabulary "
-                f"{vocabulary.name}; corrections are made all the same",
+                f"{listening.engine.name} was not told all of vocabulary {vocabulary.name}; "
+                "corrections are made all the same",
             )
         )
     return CallTranscribed(
@@ -188,7 +197,9 @@ def _voices(
     found = written(channel.heard, settings.chinese).segments
     voiced = [span.shifted(recording.start_offset_ms) for span in channel.voiced]
     if not who.shared or channel.turns is None:
-        voice = _Voice(recording, number, voiced, who.names[number], who.roles[number])
+        # Voices of whom nothing is known are numbered over all recordings of the call.
+        name = "" if who.shared else who.names[number]
+        voice = _Voice(recording, number, voiced, name, who.roles[number])
         voice.said = [Said(0, segment, False) for segment in found]
         return [voice]
     voices: dict[int, _Voice] = {}
@@ -220,11 +231,11 @@ def _tell_roles(voices: Sequence[_Voice], who: Speakers, listening: Listening) -
         if its.role is not Role.UNKNOWN:
             voice.role, voice.role_confidence = its.role, its.confidence
             voice.name = ""
-    if not (unknown := [its.reason for its in told if its.role is Role.UNKNOWN]):
+    if not (unknown := sum(its.role is Role.UNKNOWN for its in told)):
         return []
+    # The reasons quote the call: they stay with the speakers.
     where = f"recording {said[0].recording.recording_id}"
-    why = "; ".join(dict.fromkeys(unknown))
-    left = f"{where}: {len(unknown)} of {len(said)} voices cannot be told to be anybody: {why}"
+    left = f"{where}: of {len(said)} voices {unknown} cannot be told to be anybody"
     return [*unnamed, (DegradationKind.NO_ROLES, left)]
 
 

@@ -58,7 +58,9 @@ def flags(
     if 2 * sum(span.overlap_ms(hold) for hold in holds) > span.length_ms:
         found.append(Flag.INSIDE_HOLD)
     voice_ms = span.length_ms if voiced is None else _voice_ms(span, voiced)
-    if 2 * voice_ms < span.length_ms:
+    # Without times of words a segment may be a few of them anywhere in a window.
+    placed = any(word.start_ms is not None for word in segment.words or ())
+    if 2 * voice_ms < span.length_ms if placed else voice_ms == 0 < span.length_ms:
         found.append(Flag.INSIDE_SILENCE)
     if _least_s(segment.text) * 1000 > max(voice_ms, _SHORTEST_MS):
         found.append(Flag.TOO_FAST)

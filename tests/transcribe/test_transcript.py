@@ -76,7 +76,8 @@ class Script:
             confidence=0.5, words=words,
         )  # fmt: skip
         terms = asked.terms if self.takes_terms else ()
-        return Heard(segments=(segment,), language=self.language, terms=terms)
+        prompt = asked.prompt if self.takes_terms else ""
+        return Heard(segments=(segment,), language=self.language, terms=terms, prompt=prompt)
 
 
 @pytest.fixture
@@ -291,7 +292,7 @@ def test_roles_that_cannot_be_told_are_unknown_and_said(objects: DirectoryObject
     assert [s.speaker for s in transcript.segments] == ["speaker_0", "speaker_1"]
     [problem] = transcript.degradations
     assert problem.kind is DegradationKind.NO_ROLES
-    assert "2 of 2 voices" in problem.reason
+    assert problem.reason == "recording r: of 2 voices 2 cannot be told to be anybody"
 
 
 @dataclass
@@ -316,3 +317,41 @@ def test_channels_that_nobody_named_get_their_roles_too(objects: DirectoryObject
     unknown = heard(objects, event, ByChannel("", texts=("one two", "three four")), cache=False)
     assert {s.speaker for s in unknown.segments} == {"channel_0", "channel_1"}
     assert kinds(unknown) == [DegradationKind.NO_ROLES] * 2
+
+
+def test_unknown_voices_of_several_recordings_are_not_one(objects: DirectoryObjects) -> None:
+    first = stored(objects, "a", wav([np.concatenate([speech(0, seconds=4.4), silence(0.2)])]), 1)
+    second = stored(objects, "b", wav([speech(0, 0.4, 4.0)]), 1, start_offset_ms=9_000)
+    event = recorded(first, second, participants=BOTH)
+    transcript = heard(objects, event, Script("one two three four five six"), TwoVoices())
+    assert [s.name for s in transcript.speakers] == [f"speaker_{number}" for number in range(4)]
+    alone = heard(objects, event, Script("one two three"))
+    assert [(s.recording_id, s.speaker) for s in alone.segments] == [
+        ("a", "speaker_0"), ("b", "speaker_1")
+    ]  # fmt: skip
+
+
+def test_a_diarizer_changes_nothing_where_everybody_has_a_channel(
+    objects: DirectoryObjects,
+) -> None:
+    event = recorded(
+        stored(objects, "r", wav([speech(0), speech(1, 4.4, 4.5)]), 2), participants=BOTH
+    )
+    engine = Script("one two three")
+    heard(objects, event, engine)
+    assert heard(objects, event, engine, TwoVoices()).cached
+    copies = recorded(stored(objects, "d", wav([speech(0), speech(0)]), 2), participants=BOTH)
+    heard(objects, copies, engine)
+    parted = heard(objects, copies, engine, TwoVoices())
+    assert not parted.cached
+    assert {s.speaker for s in parted.segments} == {"speaker_0"}
+    assert heard(objects, copies, engine, TwoVoices()).cached
+    assert heard(objects, copies, engine).cached
+
+
+def test_a_language_beyond_the_engine_is_not_remembered_as_heard(
+    objects: DirectoryObjects,
+) -> None:
+    event = mono(objects, language_hints=["zh"])
+    assert heard(objects, event, Script("one", languages=("en",)), TwoVoices()).segments == []
+    assert heard(objects, event, Script("one", languages=("en", "zh")), TwoVoices()).segments

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.events import Flag
-from services.transcribe.engine import HeardSegment
+from services.transcribe.engine import HeardSegment, HeardWord
 from services.transcribe.settings import TrustSettings
 from services.transcribe.spans import Span, joined, total_ms
 from services.transcribe.trust import flags, repeats, unheard_ms
 
 SETTINGS = TrustSettings()
+PLACED = (HeardWord(text="good", start_ms=0, end_ms=400),)
 
 
 def heard(text: str = "good morning", **changes: float) -> HeardSegment:
@@ -93,8 +94,17 @@ def test_ordinary_repetition_is_no_loop(text: str) -> None:
 def test_text_where_no_voice_is_heard_is_flagged(
     voiced: list[Span] | None, expected: list[Flag]
 ) -> None:
-    segment = replace(heard(), end_ms=4_000)
+    segment = replace(heard(), end_ms=4_000, words=PLACED)
     assert flags(segment, Span(0, 4_000), [], SETTINGS, voiced) == expected
+
+
+def test_a_segment_without_times_of_words_is_silent_only_where_no_voice_is() -> None:
+    """Servers that give text alone: half a second of voice in three of its window."""
+    segment = replace(heard(), end_ms=4_000)
+    assert flags(segment, Span(0, 4_000), [], SETTINGS, [Span(1_500, 2_000)]) == []
+    unplaced = replace(segment, words=(HeardWord(text="good"), HeardWord(text="morning")))
+    assert flags(unplaced, Span(0, 4_000), [], SETTINGS, [Span(1_500, 2_000)]) == []
+    assert flags(segment, Span(0, 4_000), [], SETTINGS, []) == [Flag.INSIDE_SILENCE]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +172,7 @@ def test_measures_of_any_spans(
     assert unheard_ms(voices, [*segments, *more]) <= unheard
     assert unheard_ms(voices, voices) == 0
     for span in segments:
-        found = flags(heard(text), span, [], SETTINGS, voices)
+        found = flags(replace(heard(text), words=PLACED), span, [], SETTINGS, voices)
         near = joined(Span(voice.start_ms - 250, voice.end_ms + 250) for voice in voices)
         silent = 2 * sum(span.overlap_ms(voice) for voice in near) < span.length_ms
         assert (Flag.INSIDE_SILENCE in found) == silent

@@ -1,0 +1,166 @@
+"""Turns from a pyannote pipeline, by name on the hub or from a folder; its only importer."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services.runtime.errors import Transient
+from services.transcribe.diarizer import Turn, Turns, arranged
+from services.transcribe.engine import RATE_HZ, Samples
+from services.transcribe.faster_whisper_engine import silent_hub
+from services.transcribe.settings import TranscribeSettings
+from services.transcribe.spans import Span, joined, within
+
+MODEL = "pyannote/speaker-diarization-community-1"
+_MEND = (
+    f"accept the conditions of {MODEL} on its page and set HF_TOKEN, or let "
+    "transcribe.diarizer_model name a folder that holds it"
+)
+# It hears for itself where a voice is; beyond so much of what the voice detection says it is masked
+# or no speech.
+_MARGIN_MS = 500
+
+
+class PyannoteDiarizer:
+    """Parts voices with a pipeline of pyannote.audio 4. Calls wait for each other.
+
+    The audio is not copied, but what pyannote makes of it grows with its length: some hundred MB
+    an hour.
+    """
+
+    def __init__(self, settings: TranscribeSettings) -> None:
+        """Loads the pipeline that `settings` name; blocks for seconds.
+
+        Raises ValueError where pyannote is not installed or the pipeline cannot be used, Transient
+        where it is not in the cache and cannot be fetched now.
+        """
+        name = settings.diarizer_model or MODEL
+        pipelines = _library("pyannote.audio")
+        self._torch = _library("torch")
+        device = settings.device
+        if device == "auto":
+            device = "cuda" if self._torch.cuda.is_available() else "cpu"
+        folder = Path(name)
+        if folder.is_absolute() and not (folder / "config.yaml").is_file():
+            raise ValueError(
+                f"transcribe.diarizer_model={name!r} holds no config.yaml; copy the whole folder "
+                "of a pyannote pipeline, or unset it"
+            )
+        self._pipeline = _loaded(pipelines.Pipeline, name, folder, settings.hub_timeout_s)
+        self._pipeline.to(self._torch.device(device))
+        self._lock = threading.Lock()
+        called = folder.name if folder.is_dir() else name
+        self.identity = f"pyannote.audio {version('pyannote.audio')}: {called}{_revision(folder)}"
+
+    def diarize(self, audio: Samples, speech: Sequence[Span], parties: int | None = None) -> Turns:
+        """As `Diarizer.diarize`; there are no more speakers than `parties`, and may be fewer."""
+        if not speech:
+            return Turns()
+        with warnings.catch_warnings():
+            # That samples mapped from a file cannot be written, and of short stretches' statistics.
+            warnings.simplefilter("ignore")
+            waveform = self._torch.from_numpy(np.asarray(audio, np.float32))[None]
+            with self._lock, self._torch.inference_mode():
+                found = self._pipeline(
+                    {"waveform": waveform, "sample_rate": RATE_HZ},
+                    min_speakers=1,
+                    max_speakers=parties,
+                )
+        heard = joined(Span(it.start_ms - _MARGIN_MS, it.end_ms + _MARGIN_MS) for it in speech)
+        heard = within(heard, Span(0, audio.size * 1000 // RATE_HZ))
+        numbers: dict[str, int] = {}
+        return arranged(
+            _turns(found.speaker_diarization, heard, numbers),
+            _turns(found.exclusive_speaker_diarization, heard, numbers),
+        )
+
+
+def _turns(annotation: Any, heard: Sequence[Span], numbers: dict[str, int]) -> Iterator[Turn]:
+    for segment, _, label in annotation.itertracks(yield_label=True):
+        number = numbers.setdefault(label, len(numbers))
+        span = Span(round(segment.start * 1000), round(segment.end * 1000))
+        for part in heard:
+            for start_ms, end_ms in within([part], span):
+                yield Turn(number, start_ms, end_ms)
+
+
+def _loaded(kind: Any, name: str, folder: Path, hub_timeout_s: float) -> Any:
+    def load() -> Any:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # it prints what it raises
+            warnings.simplefilter("ignore")
+            return kind.from_pretrained(name)
+
+    if folder.is_dir():
+        try:
+            return load()
+        except Exception as error:  # whatever of its parts is wrong
+            raise ValueError(
+                f"transcribe.diarizer_model={name!r} is no pyannote pipeline ({_line(error)}); "
+                "copy its whole folder, or unset it"
+            ) from error
+    if (why := silent_hub(hub_timeout_s)) is not None and not _is_cached(name):
+        raise Transient(
+            "model_missing",
+            f"transcribe.diarizer_model={name!r} is neither a folder nor in the cache, and {why}; "
+            f"{_MEND}",
+        )
+    try:
+        made = load()
+    except Exception as error:
+        raise Transient(
+            "model_missing",
+            f"transcribe.diarizer_model={name!r} cannot be had ({_line(error)}); {_MEND}",
+        ) from error
+    if made is None:  # how it says that the hub refuses
+        raise Transient(
+            "model_missing", f"transcribe.diarizer_model={name!r} is refused by the hub; {_MEND}"
+        )
+    return made
+
+
+def _is_cached(name: str) -> bool:
+    hub = importlib.import_module("huggingface_hub")
+    return isinstance(hub.try_to_load_from_cache(name, "config.yaml"), str)
+
+
+def _revision(folder: Path) -> str:
+    """A hash of the files of a folder; nothing for what is named."""
+    if not folder.is_dir():
+        return ""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(str(path.relative_to(folder)).encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f" sha256:{digest.hexdigest()[:12]}"
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+
+
+def _library(name: str) -> Any:
+    """A module that takes seconds to import. Raises ValueError where it is not installed."""
+    os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")  # before it is imported
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"transcribe.diarizer=pyannote needs the extra `transcribe` ({error}): "
+            "pip install 'callstream[transcribe]'"
+        ) from error
