@@ -12,12 +12,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from schemas.events import CallRecorded, Degradation, DegradationKind
 from schemas.events import Engine as Identity
 from services.runtime.errors import Failure, Invalid, NotYet, Transient
 from services.runtime.observe import logger
+from services.transcribe.diarizer import Diarizer, Parting
 from services.transcribe.engine import (
     NOTHING_KNOWN,
     UNDETERMINED,
@@ -60,7 +62,8 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
 
     `asked_by` is what set `settings.engine`, for the reason that is published.
     Raises ValueError for a wrong setting, Transient where the model of an engine that was asked
-    for by name cannot be had now, nor a fallback's. `auto` then takes PocketSphinx, and says so.
+    for by name cannot be had now, nor a fallback's. `auto` then takes PocketSphinx, and says so;
+    where its Whisper is here and only has no room now, it waits for that.
     """
     try:
         return load(settings, asked_by)
@@ -96,7 +99,38 @@ def load(settings: TranscribeSettings, asked_by: str) -> Chosen:
             try:
                 return _whisper(settings)
             except Transient as missing:
+                if missing.reason != "model_missing":  # it is here, and what it runs on is busy
+                    raise
                 return _pocketsphinx(missing.detail)
+
+
+# Models that hear nothing: parting the voices of what they make up or mishear helps nobody.
+_FOR_TRYING_OUT = frozenset({"stub", "pocketsphinx"})
+
+
+def choose_diarizer(settings: TranscribeSettings, engine: str) -> Parting:
+    """What parts the voices of a shared channel, as `settings` ask; loads its models.
+
+    `engine` is who listens. Raises ValueError for a wrong setting, Transient where a model that was
+    asked for by name cannot be had now. `auto` then does without, and says why.
+    """
+    match settings.diarizer:
+        case "none":
+            return Parting(why_none="transcribe.diarizer is none")
+        case "pyannote":
+            return Parting(_pyannote(settings))
+        case "resemblyzer":
+            return Parting(_resemblyzer(settings))
+        case "auto":
+            if engine in _FOR_TRYING_OUT:
+                return Parting(why_none=f"{engine} is for trying out; set transcribe.diarizer")
+            whys: list[str] = []
+            for make in (_pyannote, _resemblyzer):
+                try:
+                    return Parting(make(settings))
+                except Exception as missing:  # libraries fail to load in ways of their own
+                    whys.append(f"{missing}".partition("\n")[0])
+            return Parting(why_none="; ".join(whys))
 
 
 # Rules
@@ -535,7 +569,12 @@ def _sensevoice(settings: TranscribeSettings, asked_by: str) -> Chosen:
     from services.transcribe.sensevoice_engine import SenseVoiceEngine
 
     _no_translation(settings)
-    engine = SenseVoiceEngine(settings)
+    try:
+        engine = SenseVoiceEngine(settings)
+    except ValueError as error:
+        if "out of memory" in str(error).lower():
+            raise Transient("no_room", str(error)) from error
+        raise
     return Chosen(engine, f"sensevoice {engine.identity.model}: {asked_by} asks for it")
 
 
@@ -577,3 +616,16 @@ def _stub(asked_by: str) -> Chosen:
         f"stub: {asked_by} asks for it. Words are made up from a hash of the audio; "
         "nothing is recognised",
     )
+
+
+def _pyannote(settings: TranscribeSettings) -> Diarizer:
+    from services.transcribe.pyannote_diarizer import PyannoteDiarizer
+
+    return PyannoteDiarizer(settings)
+
+
+def _resemblyzer(settings: TranscribeSettings) -> Diarizer:
+    from services.transcribe.resemblyzer_diarizer import ResemblyzerDiarizer
+
+    weights = settings.diarizer_model if settings.diarizer == "resemblyzer" else ""
+    return ResemblyzerDiarizer(Path(weights) if weights else None, settings.device)

@@ -63,7 +63,8 @@ def loaded(
 ) -> tuple[Any, Identity]:
     """The model in `folder` as `kind`, and what of its engine's identity follows from it.
 
-    Blocks for seconds. Raises ValueError where it cannot be.
+    Blocks for seconds. Raises ValueError where it cannot be, Transient where there is no room for
+    it now.
     """
     device = settings.device
     if device == "auto":
@@ -85,6 +86,12 @@ def loaded(
             local_files_only=True,
         )
     except (RuntimeError, ValueError) as error:
+        if "out of memory" in str(error).lower():
+            raise Transient(
+                "no_room",
+                f"the Whisper model in {str(folder)!r} has no room now on "
+                f"transcribe.device={device!r}: {error}",
+            ) from error
         raise ValueError(
             f"the Whisper model in {str(folder)!r} cannot be loaded with "
             f"transcribe.device={device!r}, transcribe.compute_type={compute_type!r}: {error}"

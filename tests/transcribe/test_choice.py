@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -82,6 +83,28 @@ def test_an_incomplete_or_broken_model_is_named(tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"holds no tokenizer\.json"):
         choose(TranscribeSettings(model_dir=folder))
+
+
+def test_a_model_that_has_no_room_now_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build(tmp_path / "model")
+    (folder / "model.pt").touch()
+
+    def full(*given: object, **named: object) -> None:
+        raise RuntimeError("CUDA failed with error out of memory")
+
+    monkeypatch.setattr("faster_whisper.WhisperModel", full)
+    cuda = SimpleNamespace(is_available=lambda: True)
+    library = {"torch": SimpleNamespace(cuda=cuda), "funasr": SimpleNamespace(AutoModel=full)}
+    monkeypatch.setattr("services.transcribe.sensevoice_engine._library", library.get)
+    for engine in ("auto", "faster-whisper", "sensevoice"):
+        settings = TranscribeSettings.model_validate(
+            {"engine": engine, "model_dir": folder, "cpu_threads": 1,
+             "sensevoice": {"model_dir": folder}}
+        )  # fmt: skip
+        with pytest.raises(Transient, match=r"no_room: .*out of memory"):
+            choose(settings)
 
 
 def test_an_unknown_model_name_lists_the_known() -> None:
