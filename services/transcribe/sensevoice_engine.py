@@ -25,7 +25,7 @@ import numpy as np
 from schemas.events import Degradation, DegradationKind, Sound, VoiceEmotion
 from schemas.events import Engine as Identity
 from services.runtime.errors import Transient
-from services.transcribe.batches import Batches
+from services.transcribe.batches import Batches, OutOfMemory
 from services.transcribe.engine import (
     NOTHING_KNOWN,
     RATE_HZ,
@@ -207,16 +207,37 @@ class SenseVoiceEngine:
         return [self._answered(step) for step in steps]
 
     def _answered(self, step: _Step) -> list[_Found]:
+        answers = self._together(step)
+        if answers is None:
+            # What is heard does not depend on what it was put beside.
+            alone = (replace(step, samples=[samples]) for samples in step.samples)
+            return [found for one in alone for found in self._answered_alone(one)]
+        return _all_found(answers, step)
+
+    def _together(self, step: _Step) -> Sequence[dict[str, Any]] | None:
+        """None where each is to be heard alone; what a failure's frames hold is freed by then."""
+        if len(step.samples) == 1:
+            return None
         try:
-            answers = self._generated(step, self._word_times)
+            return self._generated(step, self._word_times)
         except (IndexError, ValueError, RuntimeError) as error:
-            if not self._word_times or "out of memory" in str(error).lower():
+            if not self._word_times and not _is_out_of_memory(error):
                 raise
+            return None
+
+    def _answered_alone(self, step: _Step) -> list[_Found]:
+        try:
+            try:
+                return _all_found(self._generated(step, self._word_times), step)
+            except (IndexError, ValueError, RuntimeError) as error:
+                if not self._word_times or _is_out_of_memory(error):
+                    raise
             # FunASR stumbles where text that it takes apart again has become other tokens.
-            answers = self._generated(step, False)
-        if len(answers) != len(step.samples):
-            raise RuntimeError(f"FunASR answers {len(answers)} of {len(step.samples)} stretches")
-        return [_found(answer) for answer in answers]
+            return _all_found(self._generated(step, False), step)
+        except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise OutOfMemory(str(error)) from error
+            raise
 
     def _generated(self, step: _Step, word_times: bool) -> Sequence[dict[str, Any]]:
         answers: Sequence[dict[str, Any]] = self._model.generate(
@@ -227,6 +248,16 @@ class SenseVoiceEngine:
             batch_size=len(step.samples),
         )
         return answers
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+
+
+def _all_found(answers: Sequence[dict[str, Any]], step: _Step) -> list[_Found]:
+    if len(answers) != len(step.samples):
+        raise RuntimeError(f"FunASR answers {len(answers)} of {len(step.samples)} stretches")
+    return [_found(answer) for answer in answers]
 
 
 def _found(answer: dict[str, Any]) -> _Found:

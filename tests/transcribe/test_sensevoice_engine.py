@@ -9,6 +9,7 @@ and their times come in that very form is not known from these tests.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from schemas.events import DegradationKind, Sound, VoiceEmotion
 from services.runtime.errors import Transient
+from services.transcribe.batches import OutOfMemory
 from services.transcribe.choice import choose
 from services.transcribe.engine import Asked, HeardWord
 from services.transcribe.sensevoice_engine import (
@@ -201,6 +203,72 @@ def test_an_answer_that_lacks_a_stretch_is_no_answer(
     monkeypatch.setattr(listening, "_generated", lambda step, word_times: [])
     with pytest.raises(RuntimeError, match="FunASR answers 0 of 1 stretches"):
         listening.transcribe(noise(3), [Span(0, 3_000)])
+
+
+def together(
+    monkeypatch: pytest.MonkeyPatch, listening: SenseVoiceEngine, fails: Callable[[int, bool], None]
+) -> list[int]:
+    """Let `fails` say what becomes of so many stretches; returns how many were heard at once."""
+    sizes: list[int] = []
+    heard = listening._generated
+
+    def generated(step: Any, word_times: bool) -> Any:
+        sizes.append(len(step.samples))
+        fails(len(step.samples), word_times)
+        return heard(step, word_times)
+
+    monkeypatch.setattr(listening, "_generated", generated)
+    return sizes
+
+
+def test_what_does_not_fit_together_is_heard_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spans = [Span(at * 2_000, at * 2_000 + 1_900) for at in range(5)]
+    listening, _ = engine(
+        monkeypatch, tmp_path, sensevoice_model.hashed, batch_size=4, word_times=True
+    )
+    whole = listening.transcribe(noise(10), spans, Asked(language="en"))
+
+    def fails(stretches: int, word_times: bool) -> None:
+        if stretches > 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    sizes = together(monkeypatch, listening, fails)
+    assert listening.transcribe(noise(10), spans, Asked(language="en")) == whole
+    assert sizes == [4, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("word_times", [True, False])
+def test_one_stretch_that_does_not_fit_is_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word_times: bool
+) -> None:
+    def fails(stretches: int, word_times: bool) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    listening, _ = engine(
+        monkeypatch, tmp_path, sensevoice_model.hashed, batch_size=2, word_times=word_times
+    )
+    sizes = together(monkeypatch, listening, fails)
+    with pytest.raises(OutOfMemory, match="CUDA out of memory"):
+        listening.transcribe(noise(4), [Span(0, 1_000), Span(2_000, 3_000)])
+    assert sizes == [2, 1]
+
+
+def test_words_that_cannot_be_placed_cost_those_beside_them_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def says(samples: Samples, language: str, times: bool) -> dict[str, Any]:
+        if times and samples.size == 48_000:
+            raise IndexError("list index out of range")
+        words = {"words": ["hi"], "timestamp": [[0, 1]]} if times else {}
+        return {"text": "<|en|>Hi", **words}
+
+    listening, _ = engine(monkeypatch, tmp_path, says, batch_size=2, word_times=True)
+    heard = listening.transcribe(noise(6), [Span(0, 3_000), Span(4_000, 6_000)])
+    assert [segment.words is None for segment in heard.segments] == [True, False]
+    (degraded,) = heard.degradations
+    assert degraded.reason.startswith("the words of 1 of 2 stretches")
 
 
 # Loading
