@@ -104,7 +104,7 @@ _FORMS = {
 class EndpointFailed(Exception):
     """The server fails at this one stretch of audio, twice, and takes other audio in between.
 
-    Neither the call nor the server is known to be at fault: the call is tried a set number of
+    It answers 5xx, breaks off, or answers nonsense: to be slow is no such failure. Neither the call nor the server is known to be at fault: the call is tried a set number of
     times, and such calls in a row stop the stage.
     """
 
@@ -418,9 +418,13 @@ class OpenAIEngine:
             told = f"cannot be reached ({cause(error)})"
             raise self._transient("endpoint_down", told) from error
         except httpcore.TimeoutException as error:
-            raise self._doubtful(
+            # Of a server with much to do, too: it says nothing of what was sent.
+            raise self._transient(
                 "endpoint_down",
-                f"no answer within transcribe.endpoint.timeout_s={settings.timeout_s:g}",
+                f"no answer within transcribe.endpoint.timeout_s={settings.timeout_s:g}; where it "
+                "needs longer, raise that, or lower transcribe.endpoint.longest_s="
+                f"{settings.longest_s:g} or transcribe.endpoint.concurrency="
+                f"{settings.concurrency}",
             ) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             raise self._doubtful("endpoint_down", f"breaks off ({cause(error)})") from error
@@ -465,10 +469,10 @@ class OpenAIEngine:
                 raise _Busy(told, _after_s(headers))
             case 503 if "retry-after" in headers:
                 raise _Busy(told, _after_s(headers))
-            case 502 | 503 | 504:
-                # A gateway says that the server is away.
+            case 408 | 502 | 503 | 504:
+                # A gateway says that the server is away, or that something took too long.
                 raise self._transient("endpoint_down", told)
-            case _ if status == 408 or status >= 500:
+            case _ if status >= 500:
                 raise self._doubtful("endpoint_down", told)
             case _:
                 mend = "nothing that is asked for here is known to bring this about"
