@@ -67,13 +67,16 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
     """
     try:
         return load(settings, asked_by)
-    except Transient as missing:
-        passed = [_Passed(settings.engine, f"cannot be had ({missing})")]
+    except ValueError:
+        raise
+    except Exception as error:  # libraries fail to load in ways of their own
+        passed = [_Passed(settings.engine, f"cannot be had ({_missing(settings, error)})")]
         for instead in _fallbacks(settings, settings):
             try:
                 return _instead(load(instead, "transcribe.fallbacks"), passed)
-            except (Transient, ValueError) as error:
-                passed.append(_Passed(instead.engine, f"cannot be had ({error})"))
+            except Exception as another:
+                why = _missing(instead, another)
+                passed.append(_Passed(instead.engine, f"cannot be had ({why})"))
         raise
 
 
@@ -288,6 +291,26 @@ class _Missing(Failure):
         return _Missing(self.reason, self.detail, wrong=self.wrong)
 
 
+def _missing(wanted: TranscribeSettings, error: Exception) -> _Missing:
+    """What it means that the engine that is `wanted` failed so when it was loaded; logs it."""
+    match error:
+        case Transient():
+            missing = _Missing(error.reason, error.detail, wrong=False)
+        case ValueError():
+            missing = _Missing("wrong_setting", str(error), wrong=True)
+        case _:
+            # A driver, a file or a library that is broken may be mended, and no call is at fault.
+            why = f"{type(error).__name__}: {error}".partition("\n")[0][:_LONGEST_WHY]
+            missing = _Missing(
+                "engine_broken", f"{wanted.engine} cannot be loaded ({why})", wrong=False
+            )
+    logger("transcribe").warning(
+        "engine not loaded", engine=wanted.engine, why=missing.detail,
+        **({"exc_info": error} if missing.reason == "engine_broken" else {}),
+    )  # fmt: skip
+    return missing
+
+
 @dataclass(frozen=True, slots=True)
 class _Listening:
     """An engine, and who is told how it went."""
@@ -340,6 +363,9 @@ _MISSING_S, _WRONG_S = 60.0, 3600.0
 _MOST_FAILED = 64
 # How often an engine that is away is tried while a fallback listens.
 _AWAY_S = 60.0
+
+# Of what a library says when it cannot be loaded.
+_LONGEST_WHY = 300
 
 _Key = tuple[str, str, str]
 
@@ -480,16 +506,13 @@ class Engines:
                         del self._kept[it]
             try:
                 chosen = self._load(wanted, self._named.get(key, "the replay's option engine"))
-            except Transient as missing:
-                failure = _Missing(missing.reason, missing.detail, wrong=False)
-            except ValueError as wrong:
-                failure = _Missing("wrong_setting", str(wrong), wrong=True)
+            except Exception as error:  # libraries fail to load in ways of their own
+                failure = _missing(wanted, error)
             else:
                 with self._lock:
                     self._kept[key] = chosen
                 return chosen
             until = self._clock() + (_WRONG_S if failure.wrong else _MISSING_S)
-            logger("transcribe").warning("engine not loaded", engine=key[0], why=failure.detail)
         if len(self._failed) >= _MOST_FAILED:
             self._failed.clear()
         self._failed[key] = (until, failure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from pickle import UnpicklingError
 from typing import Any
 
 import pytest
@@ -314,6 +315,45 @@ def test_a_fallback_listens_at_once_where_an_engine_cannot_be_loaded() -> None:
     world.missing.clear()
     world.now = 60.0
     assert world.hear()[0] == "sensevoice", "it is looked for again"
+
+
+BROKEN = [
+    OSError("libcublas.so.12: cannot open shared object file"),
+    AttributeError("module 'torch' has no attribute 'uint64'"),
+    UnpicklingError("invalid load key"),
+]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda it: type(it).__name__)
+def test_an_engine_that_breaks_while_it_is_loaded_is_one_that_cannot_be_had(
+    error: Exception,
+) -> None:
+    world = World(made(rules=[{"engine": "sensevoice"}], fallbacks=["stub"]))
+    world.missing["sensevoice"] = error
+    for _ in range(2):
+        name, who = world.hear()
+        assert name == "stub"
+        assert f"engine_broken: sensevoice cannot be loaded ({type(error).__name__}: " in who.reason
+    assert world.loaded == ["sensevoice", "stub"], "it is remembered"
+    asked = Wanted(made(engine="whisperx"), replay=True, by_option=True)
+    world.missing["whisperx"] = error
+    with pytest.raises(NotYet, match="engine_broken"):
+        world.hear(asked)
+    alone = World(made(rules=[{"engine": "sensevoice"}]), missing={"sensevoice": error})
+    with pytest.raises(Transient, match="engine_broken"):
+        alone.hear()
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda it: type(it).__name__)
+def test_it_begins_with_a_fallback_where_engines_break_while_they_are_loaded(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = made(engine="whisperx", fallbacks=["sensevoice", "stub"])
+    world = World(settings, missing={"whisperx": error, "sensevoice": error})
+    monkeypatch.setattr("services.transcribe.choice.load", world.load)
+    assert choose(settings).engine.identity.name == "stub"
+    with pytest.raises(type(error)):
+        choose(made(engine="whisperx"))
 
 
 def test_a_rule_whose_engine_cannot_be_waits_and_loses_no_call() -> None:
