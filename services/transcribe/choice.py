@@ -54,6 +54,18 @@ class Chosen:
     """Asks whether it can be had at this moment; blocks. Raises Transient where it cannot."""
     degradations: tuple[Degradation, ...] = ()
     """Published with every transcript: which engine should have listened, and why it did not."""
+    begun: _Begun | None = None
+    """Where it listens since the start in place of the engine that the settings name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """With what was begun in place of what could not be had."""
+
+    settings: TranscribeSettings
+    chosen: Chosen
+    """As it is where it listens in nobody's place."""
+    missing: Sequence[tuple[TranscribeSettings, _Missing]]
 
 
 def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") -> Chosen:
@@ -70,13 +82,15 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
     except ValueError:
         raise
     except Exception as error:  # libraries fail to load in ways of their own
-        passed = [_Passed(settings.engine, f"cannot be had ({_missing(settings, error)})")]
-        for instead in _fallbacks(settings, settings):
+        missing = [(settings, _missing(settings, error))]
+        for its in _fallbacks(settings, settings):
             try:
-                return _instead(load(instead, "transcribe.fallbacks"), passed)
+                chosen = load(its, "transcribe.fallbacks")
             except Exception as another:
-                why = _missing(instead, another)
-                passed.append(_Passed(instead.engine, f"cannot be had ({why})"))
+                missing.append((its, _missing(its, another)))
+                continue
+            passed = [_Passed(it.engine, f"cannot be had ({why})") for it, why in missing]
+            return replace(_instead(chosen, passed), begun=_Begun(its, chosen, missing))
         raise
 
 
@@ -311,6 +325,11 @@ def _missing(wanted: TranscribeSettings, error: Exception) -> _Missing:
     return missing
 
 
+def _after_s(missing: _Missing) -> float:
+    """When it is worth another try."""
+    return _WRONG_S if missing.wrong else _MISSING_S
+
+
 @dataclass(frozen=True, slots=True)
 class _Listening:
     """An engine, and who is told how it went."""
@@ -388,7 +407,7 @@ class Engines:
         """`live` is what `choose` gave for `settings`: where that is a fallback, the engine that
         was to listen is tried again every minute. `listened` is told the seconds that each call of
         an engine took."""
-        self._settings, self._live, self._load = settings, live, load
+        self._settings, self._load = settings, load
         self._listened, self._clock = listened, clock
         self._live_key = _key(settings)
         self._named = {_key(it): "transcribe.fallbacks" for it in _fallbacks(settings, settings)}
@@ -400,9 +419,10 @@ class Engines:
         self._failed: dict[_Key, tuple[float, _Missing]] = {}
         self._away: dict[_Key, _Away] = {}
         self._lock, self._loading = threading.Lock(), threading.Lock()
-        if live.degradations:
-            missing = _Missing("model_missing", live.degradations[0].reason, wrong=False)
-            self._failed[self._live_key] = (clock() + _MISSING_S, missing)
+        if live.begun is not None:
+            self._kept[_key(live.begun.settings)] = live.begun.chosen
+            for its, missing in live.begun.missing:
+                self._failed[_key(its)] = (clock() + _after_s(missing), missing)
         else:
             self._kept[self._live_key] = live
             if settings.engine == "auto":  # which is one of those that may be named, too
@@ -450,11 +470,9 @@ class Engines:
             try:
                 chosen = self._had(settings)
             except _Missing as missing:
-                if key != self._live_key or not self._live.degradations:
-                    failure = failure or missing
-                    passed.append(_Passed(settings.engine, f"cannot be had ({missing})"))
-                    continue
-                chosen = self._live
+                failure = failure or missing
+                passed.append(_Passed(settings.engine, f"cannot be had ({missing})"))
+                continue
             chosen = _instead(self._watched(key, chosen), passed)
             if wanted.rule:
                 chosen = replace(chosen, reason=f"{wanted.rule}: {chosen.reason}")
@@ -512,7 +530,7 @@ class Engines:
                 with self._lock:
                     self._kept[key] = chosen
                 return chosen
-            until = self._clock() + (_WRONG_S if failure.wrong else _MISSING_S)
+            until = self._clock() + _after_s(failure)
         if len(self._failed) >= _MOST_FAILED:
             self._failed.clear()
         self._failed[key] = (until, failure)

@@ -454,3 +454,36 @@ def test_it_begins_with_a_fallback_where_the_model_cannot_be_had(
     world.missing["whisperx"] = Transient("model_missing", "the hub is silent")
     with pytest.raises(Transient, match="the hub is silent"):
         choose(settings)
+
+
+def test_the_fallback_that_it_began_with_is_loaded_once_and_is_no_other_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = made(
+        engine="whisperx",
+        fallbacks=["openai", "stub"],
+        endpoint=SERVER,
+        rules=[{"queues": ["vip"], "engine": "sensevoice"}],
+        fallback_after_s=0,
+    )
+    gone = Transient("model_missing", "the hub is silent")
+    world = World(settings, missing={"whisperx": gone, "sensevoice": gone})
+    monkeypatch.setattr("services.transcribe.choice.load", world.load)
+    world.engines = Engines(settings, choose(settings), world.load, clock=lambda: world.now)
+    vip = ruled(settings, CallFacts(queue=frozenset({"vip"})))
+    name, who = world.hear(vip)
+    assert (name, len(who.degradations)) == ("openai", 1)
+    assert who.degradations[0].reason.startswith("openai listens in place of sensevoice: ")
+    by_option = Wanted(made(engine="openai", endpoint=SERVER), replay=True, by_option=True)
+    assert world.hear(by_option)[1].degradations == ()
+    assert world.loaded == ["whisperx", "openai", "sensevoice"]
+    world.ears["openai"].away = True
+    assert world.hear()[0] == "stub"
+    asked = world.ears["openai"].asked
+    assert world.hear(vip)[0] == "stub"
+    assert world.ears["openai"].asked == asked, "away for one it is away for all"
+    world.missing.clear()
+    world.now = 60.0
+    world.ears["openai"].away = False
+    assert world.hear()[0] == "whisperx"
+    assert world.hear(vip)[0] == "sensevoice"
