@@ -104,8 +104,9 @@ _FORMS = {
 class EndpointFailed(Exception):
     """The server fails at this one stretch of audio, twice, and takes other audio in between.
 
-    It answers 5xx, breaks off, or answers nonsense: to be slow is no such failure. Neither the call nor the server is known to be at fault: the call is tried a set number of
-    times, and such calls in a row stop the stage.
+    It answers 5xx, breaks off, or answers nonsense: to be slow is no such failure. Neither the
+    call nor the server is known to be at fault: the call is tried a set number of times, and such
+    calls in a row stop the stage.
     """
 
 
@@ -123,6 +124,10 @@ class _Busy(Exception):
 
 class _Refused(Exception):
     """The server does not want what it was sent: its form, its settings or its audio."""
+
+
+class _PromptRefused(_Refused):
+    """The server takes no audio with that prompt, and takes it without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +238,21 @@ class OpenAIEngine:
         spans: Sequence[Span],
         asked: Asked = NOTHING_KNOWN,
     ) -> Heard:
-        prompt = _prompt(asked, self._settings.prompt_characters)
         heard = list(windows(spans, round(self._settings.longest_s * 1000), GAP_MS))
+        prompt = _prompt(asked, self._settings.prompt_characters)
+        try:
+            return self._heard(audio, heard, asked, prompt)
+        except _PromptRefused as refused:
+            logger("transcribe").warning(
+                "a call is heard without its prompt, which the server refuses",
+                url=self._url, why=str(refused),
+            )  # fmt: skip
+            return self._heard(audio, heard, asked, _Prompt("", (), ""))
+
+    def _heard(
+        self, audio: Samples, heard: Sequence[Sequence[Span]], asked: Asked, prompt: _Prompt
+    ) -> Heard:
+        """What is said in each of the stretches `heard`. Raises _PromptRefused."""
         sent: list[bytes] = []
 
         def answer(window: Sequence[Span], language: str | None) -> _Answer:
@@ -283,6 +301,40 @@ class OpenAIEngine:
                 f"transcribe.endpoint.response_format={self._settings.response_format!r} suit it?",
             ) from None
 
+    def _probe_like(self, question: _Question, replay: bool) -> None:
+        """Have silence transcribed as `question` is to be, and no shorter than a second.
+
+        Where that cannot be done it is not the call's audio that is at fault. Raises _PromptRefused
+        where it can be done without the prompt, and Transient that says what is refused.
+        """
+        like = replace(question, wav=_silence(question), length_ms=max(1_000, question.length_ms))
+        refused = self._refusal(like, replay)
+        if refused is None:
+            return
+        if like.prompt:
+            like = replace(like, prompt="")
+            if self._refusal(like, replay) is None:
+                raise _PromptRefused(str(refused))
+        if like.language is not None and not self._refusal(replace(like, language=None), replay):
+            raise self._transient(
+                "endpoint_refused",
+                f"{refused}, of silence too, and takes it where no language is named: it does not "
+                f"know transcribe.language={like.language!r}; set another, or unset it",
+            )
+        self.probe()
+        raise self._transient(
+            "endpoint_refused",
+            f"{refused}, of {like.length_ms} ms of silence, while it takes a second: lower "
+            f"transcribe.endpoint.longest_s={self._settings.longest_s:g}",
+        )
+
+    def _refusal(self, question: _Question, replay: bool) -> _Refused | None:
+        try:
+            self._asked(question, replay)
+        except _Refused as refused:
+            return refused
+        return None
+
     def _told(self, answer: _Answer, asked: Asked) -> Told:
         if asked.language is not None:
             return Told(asked.language, None)
@@ -300,17 +352,12 @@ class OpenAIEngine:
             doubted = key in self._doubted
         if doubted:
             # It was this, or the server. Who takes silence now is not away.
-            self.probe()
+            self._probe_like(question, replay)
         try:
             answer = self._asked(question, replay)
         except _Refused as refused:
-            self.probe()
-            told = f"{self._where(refused)}, of this call's audio, while it takes other"
-            if question.language is not None:
-                told += (
-                    f"; where its language {question.language!r} is the reason, "
-                    "transcribe.endpoint.languages names those that the model knows"
-                )
+            self._probe_like(question, replay)
+            told = f"{self._where(refused)}, of this call's audio, while it takes silence so asked"
             raise Invalid("endpoint_refused", told) from None
         except _Doubtful as failure:
             if doubted:
@@ -648,6 +695,12 @@ def _question(
         samples = np.pad(samples, (0, shortest - samples.size))
     pcm = (np.clip(samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
     return _Question(_wav(pcm), end - start, language, prompt)
+
+
+def _silence(question: _Question) -> bytes:
+    """As long as `question`; no shorter than a second, which every server takes."""
+    samples = max(RATE_HZ, question.length_ms * RATE_HZ // 1000)
+    return _wav(bytes(2 * samples))
 
 
 def _wav(pcm: bytes) -> bytes:

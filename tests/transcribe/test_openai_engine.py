@@ -506,8 +506,60 @@ def test_audio_that_is_refused_while_other_is_taken_is_at_fault(
     engine = OpenAIEngine(server.settings())
     with pytest.raises(Invalid, match=rf"endpoint_refused: .* answers {status} \(no\)"):
         engine.transcribe(SAID, SPANS)
-    with pytest.raises(Invalid, match=r"language 'xx' .*transcribe\.endpoint\.languages"):
-        engine.transcribe(SAID, SPANS, Asked(language="xx"))
+    asked = Asked(language="de", prompt="Good day.")
+    with pytest.raises(Invalid, match="endpoint_refused"):
+        engine.transcribe(SAID, SPANS, asked)
+    last, probe = server.of_calls[-1], server.asked[-1]
+    assert probe.is_silence
+    assert (probe.fields["language"], probe.fields["prompt"]) == (["de"], ["Good day."])
+    assert probe.length_s == last.length_s
+
+
+def unless(refused: Callable[[Request], bool]) -> Callable[[Request], Reply]:
+    """A server that refuses whatever is so, whether anybody speaks or not."""
+    return lambda request: said({"error": "no"}, 400) if refused(request) else speaks(request)
+
+
+def test_a_prompt_that_is_refused_costs_no_call(server: Endpoint) -> None:
+    asked = Asked(language="en", prompt="Good day.", terms=("Zyxel",))
+    bare = OpenAIEngine(server.settings()).transcribe(SAID, SPANS, Asked(language="en"))
+    server.answer = unless(lambda request: "prompt" in request.fields)
+    engine = OpenAIEngine(server.settings())
+    for _ in range(2):
+        told = engine.transcribe(SAID, SPANS, asked)
+        assert told == bare
+        assert (told.terms, told.prompt) == ((), "")
+
+
+def test_a_prompt_with_which_a_server_fails_is_not_the_audios_fault(server: Endpoint) -> None:
+    server.answer = lambda it: Reply(500) if "prompt" in it.fields else speaks(it)
+    engine = OpenAIEngine(server.settings())
+    for _ in range(3):
+        with pytest.raises(Transient, match="endpoint_down"):
+            engine.transcribe(SAID, SPANS, Asked(prompt="Good day."))
+
+
+@pytest.mark.parametrize("prompt", ["", "Good day."])
+def test_a_language_that_is_refused_is_named_and_waited_for(server: Endpoint, prompt: str) -> None:
+    server.answer = unless(lambda request: "language" in request.fields)
+    engine = OpenAIEngine(server.settings())
+    for _ in range(2):
+        with pytest.raises(Transient, match=r"endpoint_refused: .* transcribe\.language='xx'"):
+            engine.transcribe(SAID, SPANS, Asked(language="xx", prompt=prompt))
+
+
+def test_a_length_that_is_refused_is_named_and_waited_for(server: Endpoint) -> None:
+    server.answer = unless(lambda request: request.length_s > 3)
+    engine = OpenAIEngine(server.settings())
+    for _ in range(2):
+        with pytest.raises(Transient, match=r"of 4500 ms .*transcribe\.endpoint\.longest_s=30"):
+            engine.transcribe(SAID, SPANS, Asked(language="en", prompt="Good day."))
+
+
+def test_a_stretch_too_short_for_the_server_holds_up_no_other(server: Endpoint) -> None:
+    server.answer = unless(lambda request: request.length_s < 1)
+    with pytest.raises(Invalid, match="endpoint_refused"):
+        OpenAIEngine(server.settings()).transcribe(SAID, [Span(500, 700)])
 
 
 @pytest.mark.parametrize("status", [400, 415, 422])
