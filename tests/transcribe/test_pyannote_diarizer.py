@@ -1,0 +1,142 @@
+"""pyannote's pipeline: loaded by the real code, random weights; and what becomes of its answers."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.runtime.errors import Transient
+from services.transcribe.choice import choose_diarizer
+from services.transcribe.diarizer import Diarizer, Turn
+from services.transcribe.settings import TranscribeSettings
+from services.transcribe.spans import Span
+from tests.transcribe import extra
+from tests.transcribe.pyannote_model import build
+from tests.transcribe.sounds import silence, speech
+
+pytestmark = pytest.mark.whisperx
+
+SAID = np.concatenate([speech(0, seconds=4.0), silence(1.0), speech(1, 4.4, 3.0)])
+SPANS = [Span(300, 4_000), Span(5_000, 8_000)]
+
+
+def diarizer(model: Path | str, **settings: Any) -> Diarizer:
+    wanted = TranscribeSettings.model_validate(
+        {"diarizer": "pyannote", "diarizer_model": str(model), **settings}
+    )
+    found = choose_diarizer(wanted, "whisperx").diarizer
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("pyannote") / "community-1")
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Diarizer:
+    return diarizer(folder)
+
+
+def test_the_real_pipeline_finds_turns_within_the_speech(loaded: Diarizer) -> None:
+    found = loaded.diarize(SAID, SPANS, 2)
+    assert found.turns
+    assert found.exclusive
+    assert {turn.speaker for turn in found.turns} <= {0, 1}
+    for turn in found.turns:
+        assert any(
+            span.start_ms - 500 <= turn.start_ms <= turn.end_ms <= span.end_ms + 500
+            for span in SPANS
+        )
+    assert loaded.diarize(SAID, SPANS, 2) == found
+
+
+def test_nothing_said_is_no_turn_and_what_is_not_speech_is_none(loaded: Diarizer) -> None:
+    assert loaded.diarize(SAID, []).turns == ()
+    assert loaded.diarize(silence(3.0), [Span(0, 3_000)]).turns == ()
+    first = loaded.diarize(SAID, [SPANS[0]])
+    assert max(turn.end_ms for turn in first.turns) <= SPANS[0].end_ms + 500
+
+
+def test_samples_mapped_from_a_file_are_read(loaded: Diarizer, tmp_path: Path) -> None:
+    SAID.tofile(tmp_path / "audio")
+    mapped = np.memmap(tmp_path / "audio", np.float32, mode="r")
+    assert loaded.diarize(mapped, SPANS, 2) == loaded.diarize(SAID, SPANS, 2)
+
+
+def test_the_identity_follows_the_files(loaded: Diarizer, tmp_path: Path) -> None:
+    other = build(tmp_path / "community-1")
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("0.6", "0.5"))
+    assert loaded.identity.startswith("pyannote.audio 4.")
+    assert "community-1 sha256:" in loaded.identity
+    assert diarizer(other).identity != loaded.identity
+
+
+def test_overlap_and_labels_become_turns(loaded: Diarizer) -> None:
+    core: Any = importlib.import_module("pyannote.core")
+
+    def annotation(*turns: tuple[float, float, str]) -> Any:
+        made = core.Annotation()
+        for number, (start, end, label) in enumerate(turns):
+            made[core.Segment(start, end), number] = label
+        return made
+
+    asked: list[dict[str, Any]] = []
+
+    def pipeline(file: dict[str, Any], **options: Any) -> Any:
+        assert file["sample_rate"] == 16_000
+        assert tuple(file["waveform"].shape) == (1, SAID.size)
+        asked.append(options)
+        return SimpleNamespace(
+            speaker_diarization=annotation((0.3, 2.0, "SPEAKER_07"), (1.5, 4.0, "SPEAKER_02"),
+                                           (4.6, 4.9, "SPEAKER_07")),
+            exclusive_speaker_diarization=annotation((0.3, 1.75, "SPEAKER_07"),
+                                                     (1.75, 4.0, "SPEAKER_02")),
+        )  # fmt: skip
+
+    made: Any = object.__new__(type(loaded))
+    made.__dict__.update(loaded.__dict__)
+    made._pipeline = pipeline
+    found = made.diarize(SAID, [Span(300, 4_000)], 3)
+    assert found.turns == (Turn(0, 300, 2_000), Turn(1, 1_500, 4_000))
+    assert found.exclusive == (Turn(0, 300, 1_750), Turn(1, 1_750, 4_000))
+    assert found.overlapped == [Span(1_500, 2_000)]
+    assert asked == [{"min_speakers": 1, "max_speakers": 3}]
+
+
+def test_a_model_that_cannot_be_had_is_waited_for_with_the_mend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    extra.whisperx()
+    constants: Any = importlib.import_module("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        Transient, match="accept the conditions of pyannote/speaker-diar"
+    ) as missing:
+        diarizer("")
+    assert "HF_TOKEN" in missing.value.detail
+    assert "transcribe.diarizer_model" in missing.value.detail
+    auto = choose_diarizer(TranscribeSettings(diarizer="auto"), "whisperx")
+    assert auto.diarizer is None or auto.diarizer.identity.startswith("resemblyzer")
+
+
+def test_a_folder_that_is_no_pipeline_is_a_wrong_setting(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no config\.yaml"):
+        diarizer(tmp_path)
+    broken = build(tmp_path / "broken")
+    (broken / "embedding" / "pytorch_model.bin").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="is no pyannote pipeline"):
+        diarizer(broken)
+
+
+def test_engines_for_trying_out_have_none_unless_it_is_asked_for() -> None:
+    parting = choose_diarizer(TranscribeSettings(diarizer="auto"), "pocketsphinx")
+    assert parting.diarizer is None
+    assert parting.why_none == "pocketsphinx is for trying out; set transcribe.diarizer"
