@@ -500,40 +500,58 @@ class Engines:
 
     def _had(self, wanted: TranscribeSettings) -> Chosen:
         """The engine that `wanted` asks for; loading it takes long, and who asks for it or for
-        another that is to be loaded waits. Raises _Missing."""
+        another that is to be loaded waits. Raises _Missing: for one that could not be had nobody
+        waits again but who tries it for all.
+        """
         key = _key(wanted)
-        if (kept := self._known(key)) is not None:
+        kept, failed = self._known(key)
+        if kept is not None:
             return kept
-        with self._loading:
-            return self._known(key) or self._loaded(key, wanted)
+        if not self._loading.acquire(blocking=failed is None):
+            assert failed is not None
+            raise failed.anew()
+        try:
+            kept, _ = self._known(key)
+            return kept or self._loaded(key, wanted)
+        finally:
+            self._loading.release()
 
-    def _known(self, key: _Key) -> Chosen | None:
+    def _known(self, key: _Key) -> tuple[Chosen | None, _Missing | None]:
+        """It, or why it could not be had when it was last tried.
+
+        Raises that where it is too early to try again.
+        """
         with self._lock:
-            if key in self._kept:
+            if (kept := self._kept.get(key)) is not None:
                 self._kept.move_to_end(key)
-            return self._kept.get(key)
+                return kept, None
+            until, failed = self._failed.get(key, (0.0, None))
+        if failed is not None and self._clock() < until:
+            raise failed.anew()
+        return None, failed
 
     def _loaded(self, key: _Key, wanted: TranscribeSettings) -> Chosen:
-        until, failure = self._failed.pop(key, (0.0, None))
-        if failure is None or self._clock() >= until:
-            if key not in self._named:
-                # Before the next is loaded: there may be no room for three.
-                with self._lock:
-                    others = [it for it in self._kept if it not in self._named]
-                    for it in others[: max(0, len(others) - _MOST_KEPT + 1)]:
-                        del self._kept[it]
-            try:
-                chosen = self._load(wanted, self._named.get(key, "the replay's option engine"))
-            except Exception as error:  # libraries fail to load in ways of their own
-                failure = _missing(wanted, error)
-            else:
-                with self._lock:
-                    self._kept[key] = chosen
-                return chosen
-            until = self._clock() + _after_s(failure)
-        if len(self._failed) >= _MOST_FAILED:
-            self._failed.clear()
-        self._failed[key] = (until, failure)
+        if key not in self._named:
+            # Before the next is loaded: there may be no room for three.
+            with self._lock:
+                others = [it for it in self._kept if it not in self._named]
+                for it in others[: max(0, len(others) - _MOST_KEPT + 1)]:
+                    del self._kept[it]
+        try:
+            chosen = self._load(wanted, self._named.get(key, "the replay's option engine"))
+        except Exception as error:  # libraries fail to load in ways of their own
+            failure = _missing(wanted, error)
+        else:
+            with self._lock:
+                self._kept[key] = chosen
+                self._failed.pop(key, None)
+            return chosen
+        with self._lock:
+            self._failed.pop(key, None)
+            others = [it for it in self._failed if it not in self._named]
+            for it in others[: max(0, len(others) - _MOST_FAILED + 1)]:
+                del self._failed[it]
+            self._failed[key] = (self._clock() + _after_s(failure), failure)
         raise failure.anew()
 
     # What is away

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pickle import UnpicklingError
 from typing import Any
@@ -195,6 +197,7 @@ class World:
     ears: dict[str, Ear] = field(default_factory=dict)
     missing: dict[str, Exception] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
+    loads: Callable[[str], None] = lambda name: None
     now: float = 0.0
     took: list[float] = field(default_factory=list)
 
@@ -208,6 +211,7 @@ class World:
 
     def load(self, settings: TranscribeSettings, asked_by: str) -> Chosen:
         self.loaded.append(settings.engine)
+        self.loads(settings.engine)
         if settings.engine in self.missing:
             raise self.missing[settings.engine]
         return Chosen(self.ears[settings.engine], f"{settings.engine}: {asked_by} asks for it")
@@ -487,3 +491,43 @@ def test_the_fallback_that_it_began_with_is_loaded_once_and_is_no_other_engine(
     world.ears["openai"].away = False
     assert world.hear()[0] == "whisperx"
     assert world.hear(vip)[0] == "sensevoice"
+
+
+def test_live_calls_on_a_fallback_do_not_wait_for_the_model_that_a_replay_has_fetched() -> None:
+    world = World(made(rules=[{"engine": "sensevoice"}], fallbacks=["stub"]))
+    world.missing["sensevoice"] = Transient("model_missing", "the hub is silent")
+    assert world.hear()[0] == "stub"
+    fetching, fetched = threading.Event(), threading.Event()
+
+    def fetch(name: str) -> None:
+        if name == "whisperx":
+            fetching.set()
+            assert fetched.wait(60)
+
+    world.loads = fetch
+    by_option = Wanted(made(engine="whisperx"), replay=True, by_option=True)
+    with ThreadPoolExecutor(2) as pool:
+        replayed = pool.submit(world.hear, by_option)
+        try:
+            assert fetching.wait(60)
+            # As long as it is remembered, and when it is time to look for it again.
+            for world.now in (30.0, 3600.0):
+                assert pool.submit(world.hear).result(60)[0] == "stub"
+        finally:
+            fetched.set()
+        assert replayed.result(60)[0] == "whisperx"
+    world.missing.clear()
+    assert world.hear()[0] == "sensevoice"
+
+
+def test_replays_of_wrong_models_make_nobody_forget_what_the_settings_cannot_have() -> None:
+    world = World(made(rules=[{"engine": "sensevoice"}], fallbacks=["stub"]))
+    world.missing["sensevoice"] = Transient("model_missing", "the hub is silent")
+    world.hear()
+    world.missing["faster-whisper"] = ValueError("no such model")
+    for number in range(200):
+        with pytest.raises(Invalid):
+            world.hear(Wanted(made(model=f"m{number}"), replay=True, by_option=True))
+    world.loaded.clear()
+    assert world.hear()[0] == "stub"
+    assert world.loaded == []
