@@ -18,7 +18,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -162,6 +162,8 @@ class _Part:
 class _Answer:
     language: str
     parts: tuple[_Part, ...]
+    named: str = ""
+    """The language as the server names it, in lower case; empty where it does not."""
 
 
 class OpenAIEngine:
@@ -255,20 +257,26 @@ class OpenAIEngine:
         """What is said in each of the stretches `heard`. Raises _PromptRefused."""
         sent: list[bytes] = []
 
-        def answer(window: Sequence[Span], language: str | None) -> _Answer:
-            question = _question(audio, window, language, prompt.sent)
-            sent.append(question.key)
-            return self._answer(question, asked.replay)
+        def question(window: Sequence[Span], language: str | None) -> _Question:
+            made = _question(audio, window, language, prompt.sent)
+            sent.append(made.key)
+            return made
 
-        answers = [answer(window, asked.language) for window in heard]
+        answers = [self._answer(question(window, asked.language), asked.replay) for window in heard]
         told = [self._told(each, asked) for each in answers]
         main = most((it, total_ms(window)) for it, window in zip(told, heard, strict=True))
+        names = _names(main.language, answers)
         for number, window in enumerate(heard):
             other = told[number].language not in (main.language, UNDETERMINED)
             if other and main.language != UNDETERMINED and total_ms(window) < TELLING_MS:
-                # Too short to tell a language by: heard as what is spoken around it.
-                answers[number] = answer(window, main.language)
-                told[number] = main
+                # Too short to tell a language by: heard as what is spoken around it. There is an
+                # answer already: where the server gives no other, that one counts.
+                for name in names:
+                    with suppress(_Refused, EndpointFailed):
+                        again = question(window, name)
+                        answers[number] = self._taken(again, asked.replay, self.probe)
+                        told[number] = main
+                        break
         with self._lock:
             for key in sent:
                 self._kept.pop(key, None)
@@ -345,6 +353,21 @@ class OpenAIEngine:
     # What is asked, and what is known of it
 
     def _answer(self, question: _Question, replay: bool) -> _Answer:
+        """Raises Invalid where the audio is refused, and _PromptRefused."""
+        try:
+            return self._taken(question, replay, lambda: self._probe_like(question, replay))
+        except _PromptRefused:
+            raise
+        except _Refused as refused:
+            self._probe_like(question, replay)
+            told = f"{self._where(refused)}, of this call's audio, while it takes silence so asked"
+            raise Invalid("endpoint_refused", told) from None
+
+    def _taken(self, question: _Question, replay: bool, probe: Callable[[], None]) -> _Answer:
+        """The answer, which may be known; where it is in doubt, `probe` is to pass first.
+
+        Raises _Refused, and what `probe` raises.
+        """
         key = question.key
         with self._lock:
             if (kept := self._kept.get(key)) is not None:
@@ -352,13 +375,9 @@ class OpenAIEngine:
             doubted = key in self._doubted
         if doubted:
             # It was this, or the server. Who takes silence now is not away.
-            self._probe_like(question, replay)
+            probe()
         try:
             answer = self._asked(question, replay)
-        except _Refused as refused:
-            self._probe_like(question, replay)
-            told = f"{self._where(refused)}, of this call's audio, while it takes silence so asked"
-            raise Invalid("endpoint_refused", told) from None
         except _Doubtful as failure:
             if doubted:
                 raise EndpointFailed(f"{failure}; it takes other audio") from failure
@@ -742,19 +761,22 @@ def _read(body: bytes, length_ms: int) -> _Answer:
     text = found.get("text") if isinstance(found, dict) else None
     if not isinstance(text, str):
         raise _Strange("without a text")
-    language = _language(found.get("language"))
+    said = found.get("language")
+    language = _language(said)
     # Qwen3-ASR's own form, which some servers pass on.
     named, tag, rest = text.partition("<asr_text>")
     if tag:
         text = rest
         if language == UNDETERMINED:
-            language = _language(named.strip().removeprefix("language ").partition(",")[0])
+            said = named.strip().removeprefix("language ").partition(",")[0]
+            language = _language(said)
     parts = _parts(found, length_ms)
     if not parts:
         parts = [_Part(_clean(text, _most_characters(length_ms)), None)]
         words = placed(parts[0].text, _words(found.get("words"), length_ms)).words
         parts = [replace(parts[0], words=words)]
-    return _Answer(language, tuple(part for part in parts if part.text))
+    named = "" if language == UNDETERMINED else str(said).strip().lower()
+    return _Answer(language, tuple(part for part in parts if part.text), named)
 
 
 def _most_characters(length_ms: int) -> int:
@@ -851,6 +873,16 @@ def _language(value: object) -> str:
     if value in _TAGS:
         return _TAGS[value]
     return primary_tag(value) if re.fullmatch(r"[a-z]{2,3}([-_][a-z0-9]{1,8})*", value) else "und"
+
+
+def _names(language: str, answers: Iterable[_Answer]) -> list[str]:
+    """What a server may know `language` by, likeliest first: a tag, as it says itself or as we do.
+
+    Some take no names, and some, as Whisper's for Javanese, other tags.
+    """
+    said = [each.named for each in answers if each.language == language and each.named]
+    own = said[:1]
+    return list(dict.fromkeys([*(it for it in own if len(it) <= 3), language, *own]))
 
 
 def _clean(text: str, longest: int) -> str:

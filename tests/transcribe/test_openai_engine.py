@@ -206,6 +206,51 @@ def test_what_is_too_short_to_tell_is_heard_as_what_is_spoken_around_it(server: 
     ]  # fmt: skip
 
 
+def short_beside_long(named: str, *known: str) -> Callable[[Request], Reply]:
+    """A server that hears Japanese in what is short, and takes the languages `known`."""
+
+    def answer(request: Request) -> Reply:
+        asked = request.fields.get("language")
+        if asked is not None and asked[0] not in known:
+            return said({"error": f"Unsupported language: {asked[0]}"}, 400)
+        other = request.length_s < 2 and asked is None
+        return said({"text": f"in {asked}", "language": "ja" if other else named})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("named", "known"), [("jw", "jw"), ("javanese", "jv"), ("Javanese", "javanese")]
+)
+def test_a_server_is_asked_for_a_language_by_a_name_that_it_knows(
+    server: Endpoint, named: str, known: str
+) -> None:
+    server.answer = short_beside_long(named, known)
+    found = OpenAIEngine(server.settings()).transcribe(
+        noise(10), [Span(0, 4_000), Span(7_000, 8_000)]
+    )
+    assert [(s.text, s.language) for s in found.segments] == [
+        ("in None", "jv"), (f"in ['{known}']", "jv")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("then", [Reply(400), Reply(500)], ids=["refuses", "fails"])
+def test_what_has_an_answer_is_kept_where_no_other_is_given(server: Endpoint, then: Reply) -> None:
+    def answer(request: Request) -> Reply:
+        if "language" in request.fields:
+            return then
+        return said({"text": "x", "language": "ja" if request.length_s < 2 else "javanese"})
+
+    server.answer = answer
+    engine = OpenAIEngine(server.settings())
+    spans = [Span(0, 4_000), Span(7_000, 8_000)]
+    for _ in range(2 if then.status == 500 else 0):
+        with pytest.raises(Transient):
+            engine.transcribe(noise(10), spans)
+    found = engine.transcribe(noise(10), spans)
+    assert [(s.text, s.language) for s in found.segments] == [("x", "jv"), ("x", "ja")]
+
+
 def test_figures_that_are_none_are_not_believed(server: Endpoint) -> None:
     """As servers fill them in that do not have them."""
     wrong: list[dict[str, Any]] = [
