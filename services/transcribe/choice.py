@@ -370,6 +370,7 @@ class _Away:
 
     since_s: float
     tried_s: float
+    failed_s: float
     failure: _Down
     told: bool = False
 
@@ -382,6 +383,8 @@ _MISSING_S, _WRONG_S = 60.0, 3600.0
 _MOST_FAILED = 64
 # How often an engine that is away is tried while a fallback listens.
 _AWAY_S = 60.0
+# Calls that wait for an engine ask again sooner than that, by the loop's longest backoff.
+_SILENT_S = 120.0
 
 # Of what a library says when it cannot be loaded.
 _LONGEST_WHY = 300
@@ -482,10 +485,11 @@ class Engines:
                 told = ", ".join(wanted.languages)
                 passed.append(_Passed(name, f"cannot transcribe {told}"))
                 continue
+            asked_s = self._clock()
             try:
                 return listen(settings, chosen)
             except _Down as down:
-                if not self._is_away(key, down):
+                if not self._is_away(key, down, asked_s):
                     raise
                 # Not the exception itself, whose frames hold the call's audio.
                 failure = failure or _Down(down.reason, down.detail)
@@ -575,12 +579,18 @@ class Engines:
                 return None
             return _Down(away.failure.reason, away.failure.detail)
 
-    def _is_away(self, key: _Key, down: _Down) -> bool:
-        """Whether it has been down for as long as it takes for a fallback to listen."""
+    def _is_away(self, key: _Key, down: _Down, asked_s: float) -> bool:
+        """Whether it has been down for as long as it takes for a fallback to listen; it was last
+        asked at `asked_s`."""
         now = self._clock()
         with self._lock:
-            away = self._away.setdefault(key, _Away(now, now, down))
-            away.tried_s, away.failure = now, _Down(down.reason, down.detail)
+            failure = _Down(down.reason, down.detail)
+            away = self._away.setdefault(key, _Away(now, now, now, failure))
+            # Where nobody has asked for long, nobody knows that it was away all the while.
+            silent_s = max(self._settings.fallback_after_s, _SILENT_S)
+            if not away.told and asked_s - away.failed_s > silent_s:
+                away.since_s = now
+            away.tried_s, away.failed_s, away.failure = now, now, failure
             gone = bool(self._settings.fallbacks) and (
                 now - away.since_s >= self._settings.fallback_after_s
             )

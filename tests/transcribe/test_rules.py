@@ -303,6 +303,37 @@ def test_an_answer_in_between_begins_the_wait_anew() -> None:
             assert world.hear()[0] == "openai"
 
 
+@pytest.mark.parametrize("after_s", [90, 300])
+def test_two_failures_with_hours_between_are_no_absence_of_hours(after_s: float) -> None:
+    world = World(
+        made(engine="openai", endpoint=SERVER, fallbacks=["stub"], fallback_after_s=after_s)
+    )
+    world.ears["openai"].away = True
+    for world.now in (0.0, 36_000.0, 36_000.0 + after_s - 1):
+        with pytest.raises(Transient):
+            world.hear()
+    world.now = 36_000.0 + after_s
+    assert world.hear()[0] == "stub"
+    world.now = 80_000.0
+    assert world.hear()[0] == "stub", "nothing says that it is back"
+
+
+def test_calls_that_take_long_to_fail_or_come_seldom_tell_of_one_absence() -> None:
+    world = World(made(engine="openai", endpoint=SERVER, fallbacks=["stub"], fallback_after_s=60))
+
+    def fails(settings: TranscribeSettings, who: Chosen) -> str:
+        if settings.engine == "openai":
+            world.now += 1_000.0  # an hour of audio, or a timeout
+        return who.engine.transcribe(silence(1), [Span(0, 1_000)]).language
+
+    world.ears["openai"].away = True
+    call = ruled(world.settings, CallFacts())
+    with pytest.raises(Transient):
+        world.engines.hear(call, fails)
+    world.now += 30.0
+    assert world.engines.hear(call, fails) == "stub"
+
+
 def test_a_fallback_listens_at_once_where_an_engine_cannot_be_loaded() -> None:
     world = World(made(rules=[{"engine": "sensevoice"}], fallbacks=["whisperx", "stub"]))
     world.missing["sensevoice"] = Transient("model_missing", "the hub is silent")
