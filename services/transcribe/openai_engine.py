@@ -28,6 +28,7 @@ import httpcore
 import httpx
 import numpy as np
 
+from schemas.events import Degradation, DegradationKind
 from schemas.events import Engine as Identity
 from services.runtime.errors import Invalid, Transient, cause
 from services.runtime.observe import logger
@@ -62,6 +63,8 @@ _MOST_DOUBTED = 1_024
 # In one go, before a call starts again later.
 _MOST_BUSY_TRIES = 10
 _LONGEST_BUSY_S = 3_600.0
+# A server that refused to give times is asked for them again after so long.
+_FORM_AGAIN_S = 600.0
 
 _NAMES = (
     "afrikaans=af albanian=sq amharic=am arabic=ar armenian=hy assamese=as azerbaijani=az "
@@ -164,6 +167,10 @@ class _Answer:
     parts: tuple[_Part, ...]
     named: str = ""
     """The language as the server names it, in lower case; empty where it does not."""
+    form: int = 0
+    """Which of the forms it was asked for in."""
+    settled: bool = True
+    """Whether it is known that the server gives no richer one, or which."""
 
 
 class OpenAIEngine:
@@ -211,6 +218,8 @@ class OpenAIEngine:
         self._slots = _Slots(settings.concurrency)
         self._lock = threading.Lock()
         self._form = 0  # which of them it takes, as far as is known
+        self._given = len(self._forms)  # the richest in which it has answered
+        self._form_again_at = 0.0
         self._busy_until = 0.0
         self._kept: OrderedDict[bytes, _Answer] = OrderedDict()
         self._doubted: OrderedDict[bytes, None] = OrderedDict()
@@ -287,6 +296,7 @@ class OpenAIEngine:
                 for segment in _segments(each, window, it.language)
             ),
             language=main.language,
+            degradations=self._poorer(answers),
             terms=prompt.terms,
             prompt=prompt.text,
         )
@@ -298,9 +308,8 @@ class OpenAIEngine:
 
     def probe(self) -> None:
         """Have a second of silence transcribed. Raises Transient where that cannot be done."""
-        second = np.zeros(RATE_HZ, np.float32)
         try:
-            self._asked(_question(second, [Span(0, 1_000)], None, ""), replay=False)
+            self._asked(_second(), replay=False)
         except _Refused as refused:
             raise self._transient(
                 "endpoint_refused",
@@ -390,25 +399,64 @@ class OpenAIEngine:
         return answer
 
     def _asked(self, question: _Question, replay: bool) -> _Answer:
-        """The answer in the richest form that the server gives."""
-        known = self._form
+        """The answer in the richest form that the server gives. Raises _Refused."""
+        with self._lock:
+            first = self._form if self._clock() < self._form_again_at else 0
         refusals: list[_Refused] = []
-        for number in range(known, len(self._forms)):
+        for number in range(first, len(self._forms)):
             try:
                 answer = self._sent(question, self._forms[number], replay)
             except _Refused as refused:
                 refusals.append(refused)
                 continue
-            if refusals:
-                with self._lock:
-                    self._form = max(self._form, number)
-                logger("transcribe").warning(
-                    "times are not asked for any more" if self._forms[number] is _TEXT
-                    else "times of words are not asked for any more",
-                    url=self._url, why=str(refusals[0]),
-                )  # fmt: skip
-            return answer
+            with self._lock:
+                self._given = min(self._given, number)
+                self._form = min(self._form, number)
+            settled = not refusals or self._learn(range(first, number), refusals[0], replay)
+            return replace(answer, form=number, settled=settled)
         raise refusals[0]
+
+    def _learn(self, refused: range, why: _Refused, replay: bool) -> bool:
+        """Find out which of the forms that were `refused` the server does not give at all.
+
+        What it gives of silence it does give: then it is asked for by the next question too.
+        False where that cannot be found out now.
+        """
+        taken = refused.stop
+        for number in refused:
+            try:
+                self._sent(_second(), self._forms[number], replay)
+            except _Refused:
+                continue
+            except Transient:
+                return False
+            taken = number
+            break
+        with self._lock:
+            lower = taken > self._form
+            self._form = taken
+            self._given = min(self._given, taken)
+            self._form_again_at = self._clock() + _FORM_AGAIN_S
+        if lower:
+            logger("transcribe").warning(
+                "times are not asked for, for a while" if self._forms[taken] is _TEXT
+                else "times of words are not asked for, for a while",
+                url=self._url, why=str(why),
+            )  # fmt: skip
+        return True
+
+    def _poorer(self, answers: Sequence[_Answer]) -> tuple[Degradation, ...]:
+        """Where an answer is in a poorer form than the server gives, or may give.
+
+        What a server has never given, of silence neither, nobody misses.
+        """
+        with self._lock:
+            best = self._given
+        count = sum(each.form > best or not each.settled for each in answers if each.parts)
+        if not count:
+            return ()
+        reason = f"the server gives no word times for {count} of {len(answers)} stretches"
+        return (Degradation(kind=DegradationKind.NO_ALIGNMENT, reason=reason),)
 
     def _sent(self, question: _Question, form: Iterable[tuple[str, str]], replay: bool) -> _Answer:
         until = self._clock() + self._settings.busy_wait_s
@@ -714,6 +762,11 @@ def _question(
         samples = np.pad(samples, (0, shortest - samples.size))
     pcm = (np.clip(samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
     return _Question(_wav(pcm), end - start, language, prompt)
+
+
+def _second() -> _Question:
+    """A second of silence, of which nothing is said."""
+    return _question(np.zeros(RATE_HZ, np.float32), [Span(0, 1_000)], None, "")
 
 
 def _silence(question: _Question) -> bytes:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from schemas.events import DegradationKind
 from services.runtime.errors import Invalid, Transient
 from services.transcribe.engine import Asked, Heard, HeardSegment, HeardWord
 from services.transcribe.openai_engine import EndpointFailed, OpenAIEngine
@@ -378,7 +379,66 @@ def test_what_a_server_refuses_to_give_is_not_asked_for_again(
             return "json"
         return "words" if "word" in request.fields["timestamp_granularities[]"] else "segments"
 
-    assert [name(request) for request in server.asked] == asked
+    assert [name(request) for request in server.of_calls] == asked
+    assert first.degradations == (), "it gives what it ever gave"
+
+
+def without_words(request: Request) -> Reply:
+    return speaks(request) if request.is_silence else refusing("word")(request)
+
+
+def test_words_that_are_refused_once_are_missed_once(server: Endpoint) -> None:
+    whole = OpenAIEngine(server.settings()).transcribe(SAID, SPANS)
+    engine = OpenAIEngine(server.settings())
+    server.answer = without_words
+    poorer = engine.transcribe(SAID, SPANS)
+    assert [segment.words for segment in poorer.segments] == [None]
+    assert [(it.kind, it.reason) for it in poorer.degradations] == [
+        (DegradationKind.NO_ALIGNMENT, "the server gives no word times for 1 of 1 stretches")
+    ]
+    server.answer = speaks
+    assert engine.transcribe(SAID, SPANS) == whole
+    assert whole.degradations == ()
+
+
+def test_a_server_that_gives_words_no_more_is_asked_for_them_after_a_while(
+    server: Endpoint,
+) -> None:
+    clock = Clock()
+    engine = OpenAIEngine(server.settings(), clock, clock.sleep)
+    whole = engine.transcribe(SAID, SPANS)
+    server.answer = refusing("word")
+    poorer = engine.transcribe(SAID, SPANS)
+    assert [it.kind for it in poorer.degradations] == [DegradationKind.NO_ALIGNMENT]
+    assert engine.transcribe(SAID, SPANS) == poorer
+    server.answer = speaks
+    assert engine.transcribe(SAID, SPANS) == poorer, "it is left alone with it"
+    clock.now += 600
+    assert engine.transcribe(SAID, SPANS) == whole
+
+
+def test_what_a_server_never_gave_is_asked_for_again_after_a_while(server: Endpoint) -> None:
+    clock = Clock()
+    engine = OpenAIEngine(server.settings(), clock, clock.sleep)
+    server.answer = refusing("verbose_json")
+    bare = engine.transcribe(SAID, SPANS)
+    assert bare.degradations == ()
+    clock.now += 600
+    assert engine.transcribe(SAID, SPANS) == bare
+    server.answer = speaks
+    assert engine.transcribe(SAID, SPANS) == bare
+    clock.now += 600
+    assert engine.transcribe(SAID, SPANS).segments[0].words
+
+
+def test_nothing_is_learnt_of_a_server_that_is_away(server: Endpoint) -> None:
+    engine = OpenAIEngine(server.settings())
+    server.answer = lambda it: Reply(503) if it.is_silence else refusing("word")(it)
+    poorer = engine.transcribe(SAID, SPANS)
+    assert poorer.segments
+    assert [it.kind for it in poorer.degradations] == [DegradationKind.NO_ALIGNMENT]
+    server.answer = speaks
+    assert engine.transcribe(SAID, SPANS).segments[0].words
 
 
 def test_a_form_that_is_set_is_the_only_one_asked_for(server: Endpoint) -> None:
