@@ -183,7 +183,7 @@ class OpenAIEngine:
     Raises Transient where the server is away, busy, refuses who asks or is no such server:
     `endpoint_down`, `endpoint_busy`, `endpoint_refused`, `endpoint_strange`. What was heard of the
     call until then is kept, and not asked for again. Raises Invalid (`endpoint_refused`) for audio
-    that the server refuses while it takes other, and EndpointFailed where it fails at it.
+    that the server refuses while it takes silence so asked, EndpointFailed where it fails at it.
     """
 
     def __init__(
