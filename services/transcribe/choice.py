@@ -7,6 +7,7 @@ its place, if the settings name any, and the transcript says so.
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import time
 from collections import OrderedDict
@@ -32,6 +33,7 @@ from services.transcribe.engine import (
 from services.transcribe.settings import (
     EngineRule,
     TranscribeSettings,
+    rule_name,
     with_engine,
     with_options,
 )
@@ -73,10 +75,12 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
     whose model can be had. Loads its model, which may take long.
 
     `asked_by` is what set `settings.engine`, for the reason that is published.
-    Raises ValueError for a wrong setting, Transient where the model of an engine that was asked
-    for by name cannot be had now, nor a fallback's. `auto` then takes PocketSphinx, and says so;
-    where its Whisper is here and only has no room now, it waits for that.
+    Raises ValueError for a wrong setting, of a rule as far as that is seen before its model is
+    loaded; Transient where the model of an engine that was asked for by name cannot be had now,
+    nor a fallback's. `auto` then takes PocketSphinx, and says so; where its Whisper is here and
+    only has no room now, it waits for that.
     """
+    _refuse_wrong_rules(settings)
     try:
         return load(settings, asked_by)
     except ValueError:
@@ -92,6 +96,47 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
             passed = [_Passed(it.engine, f"cannot be had ({why})") for it, why in missing]
             return replace(_instead(chosen, passed), begun=_Begun(its, chosen, missing))
         raise
+
+
+# What has to be there for an engine: modules with the extra that brings them, files of a folder.
+_MODULES = {"whisperx": ("transcribe", "whisperx"), "sensevoice": ("sensevoice", "funasr")}
+_FILES = {
+    "faster-whisper": ("model.bin", "tokenizer.json"),
+    "whisperx": ("model.bin", "tokenizer.json"),
+    "sensevoice": ("model.pt",),
+}
+
+
+def _refuse_wrong_rules(settings: TranscribeSettings) -> None:
+    """Raises ValueError for a rule whose calls would wait for what is not here; a fallback that
+    cannot listen is logged: what it stands in for may never be away."""
+    for number, rule in enumerate(settings.rules, 1):
+        wanted = with_engine(settings, rule.engine, rule.model, rule.model_dir)
+        if (why := _lacks(wanted)) is not None:
+            raise ValueError(f"transcribe.rules: {rule_name(number, rule)} {why}")
+    for instead in _fallbacks(settings, settings):
+        if (why := _lacks(instead)) is not None:
+            logger("transcribe").warning(
+                "fallback cannot listen", engine=instead.engine, why=f"transcribe.fallbacks {why}"
+            )
+
+
+def _lacks(wanted: TranscribeSettings) -> str | None:
+    """What the engine that is `wanted` cannot be without, as far as that is seen at a glance."""
+    extra, module = _MODULES.get(wanted.engine, ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        return (
+            f"names {wanted.engine}, which needs the extra `{extra}`: "
+            f"pip install 'callstream[{extra}]'"
+        )
+    folder = wanted.sensevoice.model_dir if wanted.engine == "sensevoice" else wanted.model_dir
+    if folder is not None:
+        for file in _FILES.get(wanted.engine, ()):
+            if not (folder / file).is_file():
+                return (
+                    f"names {wanted.engine} with model_dir={str(folder)!r}, which holds no {file}"
+                )
+    return None
 
 
 def load(settings: TranscribeSettings, asked_by: str) -> Chosen:
@@ -210,7 +255,7 @@ def ruled(settings: TranscribeSettings, facts: CallFacts) -> Wanted:
             return Wanted(
                 with_engine(settings, rule.engine, rule.model, rule.model_dir),
                 facts.languages,
-                f"rule {number}" + (f" ({rule.name})" if rule.name else ""),
+                rule_name(number, rule),
             )
     return Wanted(settings, facts.languages)
 

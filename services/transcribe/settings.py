@@ -316,8 +316,8 @@ class TranscribeSettings(BaseModel):
     diarizer: Literal["auto", "pyannote", "resemblyzer", "none"] = Field(
         default="auto",
         description="What parts the voices of people who share a channel. auto: pyannote where its "
-        "model is here, else Resemblyzer where that is installed, else none. Both need the extra "
-        "`transcribe`.",
+        "model is here, else Resemblyzer where that is installed, else none; none, too, under "
+        "engines that are for trying out. Both need the extra `transcribe`.",
     )
     diarizer_model: str = Field(
         default="",
@@ -359,18 +359,34 @@ class TranscribeSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _have_a_server(self) -> TranscribeSettings:
+    def _can_be_kept(self) -> TranscribeSettings:
         endpoint = self.endpoint
-        for key, engine in (
-            *(("rules", rule.engine) for rule in self.rules),
-            *(("fallbacks", engine) for engine in self.fallbacks),
+        for which, engine in (
+            *(
+                (f"rules: {rule_name(number, rule)}", rule.engine)
+                for number, rule in enumerate(self.rules, 1)
+            ),
+            *(
+                (f"fallbacks: number {number}", engine)
+                for number, engine in enumerate(self.fallbacks, 1)
+            ),
         ):
             if engine == "openai" and (endpoint.url is None or not endpoint.model):
                 raise ValueError(
-                    f"transcribe.{key} name openai, which needs transcribe.endpoint.url and "
+                    f"transcribe.{which} names openai, which needs transcribe.endpoint.url and "
                     "transcribe.endpoint.model"
                 )
+            if self.task == "translate" and engine in ("sensevoice", "openai"):
+                raise ValueError(
+                    f"transcribe.{which} names {engine}, which writes what is spoken: "
+                    "transcribe.task=translate needs a Whisper here"
+                )
         return self
+
+
+def rule_name(number: int, rule: EngineRule) -> str:
+    """What a rule is called where it is told of; `number` counts from 1."""
+    return f"rule {number}" + (f" ({rule.name})" if rule.name else "")
 
 
 def with_engine(

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -113,9 +115,28 @@ def test_the_first_rule_that_matches_counts_and_brings_its_model() -> None:
         ({"rules": [{"engine": "openai", "model_dir": "/x"}]}, "openai has no models"),
         ({"rules": [{"engine": "stub", "queue": "x"}]}, "queue"),
         ({"rules": [{"engine": "stub", "languages": ["../x"]}]}, "languages"),
-        ({"rules": [{"engine": "openai"}]}, r"transcribe\.rules .*transcribe\.endpoint\.url"),
-        ({"fallbacks": ["openai"]}, r"transcribe\.fallbacks .*transcribe\.endpoint\.url"),
+        (
+            {"rules": [{"engine": "openai"}]},
+            r"transcribe\.rules: rule 1 .*transcribe\.endpoint\.url",
+        ),
+        ({"fallbacks": ["openai"]}, r"transcribe\.fallbacks: .*transcribe\.endpoint\.url"),
         ({"fallbacks": ["auto"]}, "fallbacks"),
+        (
+            {"task": "translate", "rules": [{"engine": "stub"}, {"engine": "sensevoice"}]},
+            r"transcribe\.rules: rule 2 names sensevoice, .*transcribe\.task=translate",
+        ),
+        (
+            {
+                "task": "translate",
+                "endpoint": SERVER,
+                "rules": [{"name": "long", "longer_than_s": 60, "engine": "openai"}],
+            },
+            r"transcribe\.rules: rule 1 \(long\) names openai, .*transcribe\.task=translate",
+        ),
+        (
+            {"task": "translate", "fallbacks": ["whisperx", "sensevoice"]},
+            r"transcribe\.fallbacks: number 2 names sensevoice, .*transcribe\.task=translate",
+        ),
     ],
 )
 def test_a_rule_that_could_not_be_kept_is_refused_at_start(
@@ -123,6 +144,35 @@ def test_a_rule_that_could_not_be_kept_is_refused_at_start(
 ) -> None:
     with pytest.raises(ValidationError, match=told):
         made(**settings)
+
+
+def test_a_rule_for_what_is_not_here_is_found_before_any_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {"whisperx": None, "funasr": ModuleSpec("funasr", None)}
+    monkeypatch.setattr("importlib.util.find_spec", here.get)
+
+    def refused(**settings: Any) -> str:
+        with pytest.raises(ValueError, match=r"^transcribe\.rules") as told:
+            choose(made(engine="stub", **settings))
+        return str(told.value)
+
+    vip = {"name": "vip", "queues": ["vip"]}
+    assert refused(rules=[{"engine": "stub"}, {**vip, "engine": "whisperx"}]) == (
+        "transcribe.rules: rule 2 (vip) names whisperx, which needs the extra `transcribe`: "
+        "pip install 'callstream[transcribe]'"
+    )
+    for engine, file in (("faster-whisper", "model.bin"), ("sensevoice", "model.pt")):
+        rule = {**vip, "engine": engine, "model_dir": tmp_path / engine}
+        assert refused(rules=[rule]) == (
+            f"transcribe.rules: rule 1 (vip) names {engine} with "
+            f"model_dir={str(tmp_path / engine)!r}, which holds no {file}"
+        )
+    sense = tmp_path / "sense"
+    sense.mkdir()
+    (sense / "model.pt").touch()
+    rules = [{"engine": "sensevoice", "model_dir": sense}, {"engine": "pocketsphinx"}]
+    choose(made(engine="stub", rules=rules))
 
 
 def event(*lengths_ms: tuple[int, int], **call: Any) -> CallRecorded:
@@ -498,20 +548,20 @@ def test_the_fallback_that_it_began_with_is_loaded_once_and_is_no_other_engine(
         engine="whisperx",
         fallbacks=["openai", "stub"],
         endpoint=SERVER,
-        rules=[{"queues": ["vip"], "engine": "sensevoice"}],
+        rules=[{"queues": ["vip"], "engine": "faster-whisper"}],
         fallback_after_s=0,
     )
     gone = Transient("model_missing", "the hub is silent")
-    world = World(settings, missing={"whisperx": gone, "sensevoice": gone})
+    world = World(settings, missing={"whisperx": gone, "faster-whisper": gone})
     monkeypatch.setattr("services.transcribe.choice.load", world.load)
     world.engines = Engines(settings, choose(settings), world.load, clock=lambda: world.now)
     vip = ruled(settings, CallFacts(queue=frozenset({"vip"})))
     name, who = world.hear(vip)
     assert (name, len(who.degradations)) == ("openai", 1)
-    assert who.degradations[0].reason.startswith("openai listens in place of sensevoice: ")
+    assert who.degradations[0].reason.startswith("openai listens in place of faster-whisper: ")
     by_option = Wanted(made(engine="openai", endpoint=SERVER), replay=True, by_option=True)
     assert world.hear(by_option)[1].degradations == ()
-    assert world.loaded == ["whisperx", "openai", "sensevoice"]
+    assert world.loaded == ["whisperx", "openai", "faster-whisper"]
     world.ears["openai"].away = True
     assert world.hear()[0] == "stub"
     asked = world.ears["openai"].asked
@@ -521,7 +571,7 @@ def test_the_fallback_that_it_began_with_is_loaded_once_and_is_no_other_engine(
     world.now = 60.0
     world.ears["openai"].away = False
     assert world.hear()[0] == "whisperx"
-    assert world.hear(vip)[0] == "sensevoice"
+    assert world.hear(vip)[0] == "faster-whisper"
 
 
 def test_live_calls_on_a_fallback_do_not_wait_for_the_model_that_a_replay_has_fetched() -> None:
