@@ -22,6 +22,12 @@ def funasr() -> None:
     _needed("funasr", "no FunASR: `make transcribe-extra` installs it (8 GB)")
 
 
+def resemblyzer() -> None:
+    """As `whisperx`; it is installed beside that."""
+    whisperx()
+    _needed("resemblyzer", "no Resemblyzer: `make transcribe-extra` installs it")
+
+
 def _needed(module: str, reason: str) -> None:
     if importlib.util.find_spec(module) is not None:
         return

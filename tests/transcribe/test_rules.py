@@ -18,6 +18,7 @@ from schemas.events import CallRecorded, DegradationKind, Queue, StoredRecording
 from schemas.events import Engine as Identity
 from schemas.examples import EXAMPLES
 from services.runtime.errors import Invalid, NotYet, Transient
+from services.runtime.objects import DirectoryObjects
 from services.transcribe.choice import (
     CallFacts,
     Chosen,
@@ -29,6 +30,7 @@ from services.transcribe.choice import (
     wanted_for,
 )
 from services.transcribe.engine import NOTHING_KNOWN, Asked, Heard, Samples
+from services.transcribe.handler import stage
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
 from tests.transcribe.sounds import recorded, silence
@@ -572,6 +574,29 @@ def test_the_fallback_that_it_began_with_is_loaded_once_and_is_no_other_engine(
     world.ears["openai"].away = False
     assert world.hear()[0] == "whisperx"
     assert world.hear(vip)[0] == "faster-whisper"
+
+
+def test_a_stage_that_began_with_a_fallback_is_as_wide_as_its_own_engine_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Transient("model_missing", "the hub is silent")
+
+    def workers(**settings: Any) -> int:
+        wanted = made(**{"device": "cuda", "fallbacks": ["stub"], **settings})
+        world = World(made(), missing={"faster-whisper": gone, "openai": gone, "auto": gone})
+        monkeypatch.setattr("services.transcribe.choice.load", world.load)
+        return stage(wanted, DirectoryObjects(tmp_path), choose(wanted)).workers
+
+    assert workers() == 16
+    assert workers(engine="auto") == 16
+    assert workers(device="cpu") == 1
+    assert workers(workers=2) == 2
+    server = {**SERVER, "concurrency": 7}
+    assert workers(engine="openai", endpoint=server) == 7
+    rule = {"queues": ["vip"], "engine": "faster-whisper"}
+    assert workers(engine="stub") == 1
+    assert workers(engine="stub", rules=[rule]) == 16
+    assert workers(engine="stub", device="cpu", rules=[rule]) == 1
 
 
 def test_live_calls_on_a_fallback_do_not_wait_for_the_model_that_a_replay_has_fetched() -> None:
