@@ -166,6 +166,15 @@ def load(settings: TranscribeSettings, asked_by: str) -> Chosen:
                 return _pocketsphinx(missing.detail)
 
 
+def runs_on_gpu(settings: TranscribeSettings, engine: str) -> bool:
+    """Whether that engine will run on a GPU here, wherever its model is now."""
+    if engine not in ("faster-whisper", "whisperx", "sensevoice"):
+        return False
+    from services.transcribe.faster_whisper_engine import device_of
+
+    return device_of(settings) == "cuda"
+
+
 # Models that hear nothing: parting the voices of what they make up or mishear helps nobody.
 _FOR_TRYING_OUT = frozenset({"stub", "pocketsphinx"})
 

@@ -58,6 +58,13 @@ class FasterWhisperEngine:
         return self._whisper.transcribe(audio, spans, asked)
 
 
+def device_of(settings: TranscribeSettings) -> str:
+    """Where a Whisper runs: "cpu" or "cuda"."""
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+
+
 def loaded(
     kind: Callable[..., Any], folder: Path, settings: TranscribeSettings
 ) -> tuple[Any, Identity]:
@@ -66,9 +73,7 @@ def loaded(
     Blocks for seconds. Raises ValueError where it cannot be, Transient where there is no room for
     it now.
     """
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
+    device = device_of(settings)
     compute_type = settings.compute_type
     if compute_type == "auto":
         compute_type = "float16" if device == "cuda" else "int8"

@@ -12,7 +12,7 @@ from services.runtime.objects import Objects
 from services.runtime.observe import logger
 from services.runtime.process import way_given
 from services.runtime.stage import Envelope, Output, Stage, each, utc_now
-from services.transcribe.choice import Chosen, Engines, wanted_for
+from services.transcribe.choice import Chosen, Engines, runs_on_gpu, wanted_for
 from services.transcribe.diarizer import NO_PARTING, Parting
 from services.transcribe.roles import load_roles
 from services.transcribe.settings import OPTIONS, TranscribeSettings
@@ -86,11 +86,20 @@ def stage(
 
 
 def _workers(settings: TranscribeSettings, chosen: Chosen) -> int:
-    """Calls at work at once: as many as who listens to most of them can share."""
+    """Calls at work at once: as many as who listens to most of them can share.
+
+    What the settings want counts as well as who listens now: a stage that began with a fallback is
+    as wide as it has to be when its engine is back.
+    """
     if settings.workers:
         return settings.workers
-    named = {chosen.engine.identity.name, *(rule.engine for rule in settings.rules)}
+    wanted = {rule.engine for rule in settings.rules}
+    if chosen.begun is not None:
+        wanted.add("faster-whisper" if settings.engine == "auto" else settings.engine)
+    on_gpu = chosen.engine.identity.device == "cuda" or any(
+        runs_on_gpu(settings, engine) for engine in sorted(wanted)
+    )
     return max(
-        _GPU_WORKERS if chosen.engine.identity.device == "cuda" else 1,
-        settings.endpoint.concurrency if "openai" in named else 1,
+        _GPU_WORKERS if on_gpu else 1,
+        settings.endpoint.concurrency if "openai" in {chosen.engine.identity.name, *wanted} else 1,
     )
