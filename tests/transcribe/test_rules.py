@@ -149,7 +149,7 @@ def test_a_rule_that_could_not_be_kept_is_refused_at_start(
 
 
 def test_a_rule_for_what_is_not_here_is_found_before_any_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     here = {"whisperx": None, "funasr": ModuleSpec("funasr", None)}
     monkeypatch.setattr("importlib.util.find_spec", here.get)
@@ -175,6 +175,11 @@ def test_a_rule_for_what_is_not_here_is_found_before_any_model_is_loaded(
     (sense / "model.pt").touch()
     rules = [{"engine": "sensevoice", "model_dir": sense}, {"engine": "pocketsphinx"}]
     choose(made(engine="stub", rules=rules))
+    capfd.readouterr()
+    choose(made(engine="stub", fallbacks=["whisperx", "pocketsphinx"]))
+    told = "".join(capfd.readouterr())
+    assert "transcribe.fallbacks names whisperx, which needs the extra `transcribe`" in told
+    assert "pocketsphinx" not in told
 
 
 def event(*lengths_ms: tuple[int, int], **call: Any) -> CallRecorded:
