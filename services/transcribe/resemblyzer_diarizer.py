@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -46,19 +46,20 @@ _BESIDE_S = 0.5
 # How likely somebody else has to speak, where the ear counts two, to be one of them.
 _SECOND = 0.3
 
-# The encoder, as its package feeds it: 40 mel bands of 25 ms every 10 ms, 160 of these at a time,
-# of audio that is raised to -30 dBFS where it is quieter.
+# The encoder sees 40 mel bands of 25 ms every 10 ms, 160 of these at a time. It was trained on
+# audio of one loudness, pauses and all -30 dBFS, and sees less in quieter audio: whatever it is
+# shown has the energy, summed over the bands, of speech at -25 dBFS. Parties differ in loudness.
 _MEL_STEP, _MEL_SIZE, _BANDS = 160, 400, 40
 _SEEN, _SEEN_EVERY = 160, 20
 _SEEN_AT_ONCE = 64
-_LOUDNESS = 10 ** (-30 / 20)
+_ENERGY = 1.25
 # Speech of one voice with pauses of up to a second is one stretch; it is cut after a minute, which
 # bounds memory. What is shorter than 100 ms tells nothing.
 _PAUSE, _LONGEST, _SHORTEST = 60, 3_600, 6
 
-# What speaks against a change of speaker, in differences of cosine a frame: 10 frames, a sixth of a
-# second, of a voice that is nearer by 0.1. What is heard of voices varies by as much.
-_CHANGE = 1.0
+# What speaks against a change of speaker, in differences of cosine times frames: 5 frames, a tenth
+# of a second, of a voice that is nearer by 0.1.
+_CHANGE = 0.5
 # Shorter gaps belong to a turn: stops and breaths.
 _GAP_MS = 200
 
@@ -96,7 +97,7 @@ class ResemblyzerDiarizer:
         voiced = _voiced(heard, speech)
         tracks = _tracks(heard)
         track = _alone(heard, tracks, voiced)
-        stretches, directions = self._looked_at(audio, track, _gain(audio, speech))
+        stretches, directions = self._looked_at(audio, track)
         if len(stretches):
             centre = _centres(heard, tracks, voiced, stretches, directions, parties)
         else:
@@ -124,17 +125,17 @@ class ResemblyzerDiarizer:
             active[at : at + len(batch)] = self._run(self._ear, batch)
         return _Heard(count, windows, active)
 
-    def _looked_at(self, audio: Samples, track: Indices, gain: float) -> tuple[_Stretches, Floats]:
+    def _looked_at(self, audio: Samples, track: Indices) -> tuple[_Stretches, Floats]:
         """Stretches in which a voice is heard alone, and the direction of each."""
         made: list[tuple[int, int, int]] = []
         directions: list[Floats] = []
         batch: list[Floats] = []
         for frames in _runs(track):
-            mel, frame_of = _mel(audio, frames, gain)
+            mel, frame_of = _mel(audio, frames)
             for start in _starts(len(mel)):
                 end = min(start + _SEEN, len(mel)) - 1
                 made.append((frame_of[start], frame_of[end], track[frames[0]]))
-                batch.append(np.resize(mel[start : end + 1], (_SEEN, _BANDS)))
+                batch.append(_shown(mel[start : end + 1]))
                 if len(batch) == _SEEN_AT_ONCE:
                     directions.append(self._run(self._encoder, np.stack(batch)))
                     batch.clear()
@@ -306,7 +307,13 @@ def _starts(length: int) -> list[int]:
     return [int(at) for at in np.linspace(0, rest, -(-rest // _SEEN_EVERY) + 1)]
 
 
-def _mel(audio: Samples, frames: Indices, gain: float) -> tuple[Floats, Indices]:
+def _shown(mel: Floats) -> Floats:
+    """What the encoder is shown of a stretch: one that is short is repeated."""
+    energy = float(np.mean(np.sum(mel, axis=1)))
+    return np.resize(mel, (_SEEN, _BANDS)) * np.float32(_ENERGY / max(energy, 1e-9))
+
+
+def _mel(audio: Samples, frames: Indices) -> tuple[Floats, Indices]:
     """The mel frames within `frames`, and the frame that each lies in."""
     first = -(-(int(frames[0]) * _FRAME + _OFFSET) // _MEL_STEP)
     last = ((int(frames[-1]) + 1) * _FRAME + _OFFSET - 1) // _MEL_STEP
@@ -316,7 +323,7 @@ def _mel(audio: Samples, frames: Indices, gain: float) -> tuple[Floats, Indices]
     end = last * _MEL_STEP + _MEL_SIZE // 2
     piece = np.asarray(audio[max(0, start) : end], np.float32)
     piece = np.pad(piece, (max(0, -start), max(0, end - max(audio.size, 0))))
-    return mel_energies(piece * np.float32(gain))[kept], frame_of[kept]
+    return mel_energies(piece)[kept], frame_of[kept]
 
 
 def mel_energies(samples: Samples) -> Floats:
@@ -345,17 +352,6 @@ def _mel_bands() -> npt.NDArray[np.float64]:
     rising, falling = (hertz - low) / (peak - low), (high - hertz) / (high - peak)
     weights = np.maximum(0.0, np.minimum(rising, falling)) * 2 / (high - low)
     return np.asarray(weights, np.float64)
-
-
-def _gain(audio: Samples, speech: Iterable[Span]) -> float:
-    """By how much speech is raised for the encoder."""
-    energy, count = 0.0, 0
-    for span in speech:
-        first, last = (ms * RATE_HZ // 1000 for ms in span)
-        for at in range(first, last, 60 * RATE_HZ):
-            piece = np.asarray(audio[at : min(at + 60 * RATE_HZ, last)], np.float64)
-            energy, count = energy + float(piece @ piece), count + piece.size
-    return max(1.0, _LOUDNESS / float(np.sqrt(energy / count))) if energy > 0.0 else 1.0
 
 
 def _centres(
