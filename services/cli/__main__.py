@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -42,7 +41,7 @@ from services.ingest.entrances import (
     check_language,
     problem_with_audio,
 )
-from services.ingest.handler import UPLOADED, upload
+from services.ingest.handler import UPLOADED, upload, upload_uri
 from services.loopback import Asks, Question, asking, rows_of, running
 from services.runtime import headers as h
 from services.runtime.audio import Prober
@@ -194,13 +193,13 @@ def submit(
     for path in files:
         try:
             call = call_ended_for(
-                path, tenant_id=owner, call_id=call_id, roles=chosen, metadata=metadata
-            )
+                path, tenant_id=owner, call_id=call_id, roles=chosen, metadata=metadata,
+                uri=upload_uri(owner, path),
+            )  # fmt: skip
             _check_audio(settings, call, path, probe, named=chosen is not None)
-            # Last: what is refused is not to lie in the store, where no event leads to it.
-            [recording] = call.recordings
-            uri = upload(parts.objects, owner, path)
-            parts.publish(log, replace(call, recordings=[replace(recording, uri=uri)]))
+            # What is refused is not to lie in the store, where no event leads to it.
+            upload(parts.objects, owner, path)
+            parts.publish(log, call)
         except (Invalid, OSError) as problem:  # the file's own; the others are handed in
             _error(f"{path}: {problem}")
             continue

@@ -49,10 +49,16 @@ def upload(objects: Objects, tenant_id: str, path: Path) -> str:
 
     Ingest still checks it: an upload says nothing about what the file is.
     """
-    key = audio_key(tenant_id, sha256_of(path))
+    uri = upload_uri(tenant_id, path)
+    key = uri.removeprefix(UPLOADED)
     if not objects.exists(key):
         objects.put_file(key, path)
-    return UPLOADED + key
+    return uri
+
+
+def upload_uri(tenant_id: str, path: Path) -> str:
+    """The uri that an upload of the file at `path` is published under."""
+    return UPLOADED + audio_key(tenant_id, sha256_of(path))
 
 
 def _uploaded(objects: Objects, call: CallEnded, recording: Recording, path: Path) -> Fetched:

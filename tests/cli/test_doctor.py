@@ -25,7 +25,8 @@ TORCH = replace(ONE, torch=1, cudnn="9.10.2")
 
 
 def wants(**keys: Any) -> TranscribeSettings:
-    return TranscribeSettings(**keys)
+    """Without a diarizer, unless one is asked for."""
+    return TranscribeSettings(**{"diarizer": "none", **keys})
 
 
 class Machine:
@@ -184,7 +185,8 @@ def less(folder: Path, tmp_path: Path, name: str) -> Path:
 
 def test_a_whole_whisper_folder_is_found(whisper: Path) -> None:
     found = speech.models(wants(engine="faster-whisper", model_dir=whisper))
-    assert found == speech.Finding("ok", f"Whisper {whisper}: transcribe.model_dir is set")
+    told = f"Whisper {whisper}: transcribe.model_dir is set; diarizer: none asked for"
+    assert found == speech.Finding("ok", told)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_alignment_folders_are_looked_into(whisper: Path, tmp_path: Path) -> Non
     for name in ("config.json", "preprocessor_config.json", "vocab.json"):
         assert name in found().found
         (folder / name).touch()
-    assert found().found.endswith(f"{folder} lacks its weights")
+    assert f"{folder} lacks its weights;" in found().found
     (folder / "pytorch_model.bin").touch()
     assert found().verdict == "ok"
 
@@ -238,7 +240,7 @@ def test_names_of_the_hub_are_looked_for_in_its_cache(
     (there / "refs" / "main").write_text("0123")
     (there / "snapshots" / "0123").mkdir(parents=True)
     (there / "snapshots" / "0123" / "config.json").write_text("{}")
-    asked = {"engine": "whisperx", "model_dir": str(whisper),
+    asked = {"engine": "whisperx", "model_dir": str(whisper), "diarizer": "none",
              "align_models": {"de": "some/there", "fr": "some/absent"}}  # fmt: skip
     # Where the cache lies and whether the hub may be asked is read when the library is imported.
     told = subprocess.run(
