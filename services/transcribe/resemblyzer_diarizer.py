@@ -400,16 +400,14 @@ def _path(likeness: Floats, voiced: npt.NDArray[np.bool_]) -> Indices:
     if speakers == 1 or not len(frames):
         path[frames] = 0
         return path
-    total = np.zeros(speakers)
+    total = [0.0] * speakers
     origins: list[list[int]] = []
-    # Lists: for so few numbers arrays are slow.
-    for row in likeness[frames].tolist():
-        best = int(np.argmax(total)) if speakers > 2 else int(total[1] > total[0])
-        ahead = total[best] - _CHANGE
-        origin = [one if total[one] >= ahead else best for one in range(speakers)]
-        total = np.array([max(total[one], ahead) + row[one] for one in range(speakers)])
-        origins.append(origin)
-    one = int(np.argmax(total))
+    for row in likeness[frames].tolist():  # of a few floats each: arrays are slower
+        ahead = max(total)
+        best, ahead = total.index(ahead), ahead - _CHANGE
+        origins.append([one if total[one] >= ahead else best for one in range(speakers)])
+        total = [max(own, ahead) + like for own, like in zip(total, row, strict=True)]
+    one = total.index(max(total))
     for frame, origin in zip(frames[::-1].tolist(), reversed(origins), strict=True):
         path[frame] = one
         one = origin[one]

@@ -15,8 +15,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
-# Most voices that are looked for where nobody knows how many there are.
-_MOST = 4
+# Voices that are looked for where no more are expected, and at most.
+_MOST, _LIMIT = 4, 8
 # A call has two parties unless it is known to have others.
 _USUAL = 2
 # Two clusters are two voices where their centres' cosine distance is more than what one voice
@@ -58,7 +58,8 @@ def centres(
     """
     expected = parties or _USUAL
     found = _mean(embeddings, seconds)[None]
-    for count in range(2, min(max(_MOST, expected), len(embeddings)) + 1):
+    most = min(max(_MOST, expected), _LIMIT, len(embeddings))
+    for count in range(2, most + 1):
         candidate = _clustered(embeddings, seconds, count)
         owner = np.argmax(embeddings @ candidate.T, axis=1)
         if _all_apart(candidate, owner, seconds, neighbours, beside, count > expected):
