@@ -29,6 +29,7 @@ import httpx
 
 from schemas.events import Recording
 from services.ingest.settings import Credential, IngestSettings, S3Source
+from services.runtime.deadlines import TimedStream, seconds_left
 from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.objects import MissingObject, S3Objects
 from services.runtime.stage import utc_now
@@ -463,50 +464,12 @@ class _CheckedBackend(httpcore.NetworkBackend):
         for address in addresses:
             try:
                 stream = self._sockets.connect_tcp(
-                    address, port, _left(self._deadline, timeout), None, socket_options
+                    address, port, seconds_left(self._deadline, timeout), None, socket_options
                 )
-                return _TimedStream(stream, self._deadline)
+                return TimedStream(stream, self._deadline)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
 
     def sleep(self, seconds: float) -> None:
         self._sockets.sleep(seconds)
-
-
-class _TimedStream(httpcore.NetworkStream):
-    """A stream whose every step ends by `deadline`, so that trickled bytes buy no time."""
-
-    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
-        self._stream = stream
-        self._deadline = deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(self._deadline, timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(self._deadline, timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        left = _left(self._deadline, timeout)
-        return _TimedStream(
-            self._stream.start_tls(ssl_context, server_hostname, left), self._deadline
-        )
-
-    def get_extra_info(self, info: str) -> object:
-        return self._stream.get_extra_info(info)
-
-
-def _left(deadline: float, timeout: float | None) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise httpcore.ReadTimeout("the whole fetch takes too long")
-    return left if timeout is None else min(left, timeout)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import re
-import ssl
 import struct
 import threading
 import time
@@ -30,6 +29,7 @@ import numpy as np
 
 from schemas.events import Degradation, DegradationKind
 from schemas.events import Engine as Identity
+from services.runtime.deadlines import TimedStream, seconds_left
 from services.runtime.errors import Invalid, Transient, cause
 from services.runtime.observe import logger
 from services.transcribe.engine import (
@@ -44,7 +44,7 @@ from services.transcribe.engine import (
     primary_tag,
 )
 from services.transcribe.languages import TELLING_MS, Told, most
-from services.transcribe.placing import placed
+from services.transcribe.placing import by_stretch, placed
 from services.transcribe.settings import EndpointSettings
 from services.transcribe.spans import Span, total_ms, windows
 
@@ -662,44 +662,9 @@ class _Timed(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         stream = httpcore.SyncBackend().connect_tcp(
-            host, port, _left(self._deadline, timeout), local_address, socket_options
+            host, port, seconds_left(self._deadline, timeout), local_address, socket_options
         )
-        return _TimedStream(stream, self._deadline)
-
-
-class _TimedStream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
-        self._stream, self._deadline = stream, deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(self._deadline, timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(self._deadline, timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        left = _left(self._deadline, timeout)
-        return _TimedStream(
-            self._stream.start_tls(ssl_context, server_hostname, left), self._deadline
-        )
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-
-def _left(deadline: float, timeout: float | None) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise httpcore.ReadTimeout("the whole request takes too long")
-    return left if timeout is None else min(left, timeout)
+        return TimedStream(stream, self._deadline)
 
 
 def _after_s(headers: dict[str, str]) -> float | None:
@@ -977,22 +942,8 @@ def _stretches(
         yield part.text, whole, ()
         return
     groups: list[list[HeardWord]] = [[] for _ in window]
-    number = 0
-    for word in part.words:
-        if word.start_ms is None or word.end_ms is None:
-            groups[number].append(word)
-            continue
-        middle = bounds.start_ms + (word.start_ms + word.end_ms) // 2
-        # A word belongs to the stretch nearest to its middle; words never go back.
-        while number + 1 < len(window) and middle - window[number].end_ms > max(
-            0, window[number + 1].start_ms - middle
-        ):
-            number += 1
-        # It ends where the stretch does: models stretch words over silence.
-        first, last = window[number]
-        start = min(max(bounds.start_ms + word.start_ms, first), last)
-        end = min(max(bounds.start_ms + word.end_ms, start), last)
-        groups[number].append(replace(word, start_ms=start, end_ms=end))
+    for number, word in by_stretch(part.words, window, bounds.start_ms):
+        groups[number].append(word)
     for group in groups:
         text = "".join(word.text for word in group).strip()
         if not text:

@@ -1,4 +1,4 @@
-"""Words that a recogniser names beside its text, found again in it."""
+"""Words of a recogniser: found again in its text, and given to the stretches they are said in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from services.transcribe.engine import HeardWord
+from services.transcribe.spans import Span
 
 
 class Placed(NamedTuple):
@@ -62,3 +63,31 @@ def placed(text: str, named: Sequence[HeardWord]) -> Placed:
 def _says(text: str) -> bool:
     """Whether more than signs stands in it."""
     return any(letter.isalnum() for letter in text)
+
+
+def by_stretch(
+    words: Sequence[HeardWord], stretches: Sequence[Span], offset_ms: int
+) -> list[tuple[int, HeardWord]]:
+    """For each word the number of the stretch of speech that it is said in, and itself there.
+
+    Words are in order, their times ms since `offset_ms` on the timeline of `stretches`, which are
+    sorted and disjoint. A word belongs to the stretch nearest to its middle, and ends where that
+    does: models stretch words over silence. One without times stays with the word before it.
+    """
+    found: list[tuple[int, HeardWord]] = []
+    number = 0
+    for word in words:
+        if word.start_ms is None or word.end_ms is None:
+            found.append((number, word))
+            continue
+        middle = offset_ms + (word.start_ms + word.end_ms) // 2
+        # Words never go back.
+        while number + 1 < len(stretches) and middle - stretches[number].end_ms > max(
+            0, stretches[number + 1].start_ms - middle
+        ):
+            number += 1
+        first, last = stretches[number]
+        start = min(max(offset_ms + word.start_ms, first), last)
+        end = min(max(offset_ms + word.end_ms, start), last)
+        found.append((number, replace(word, start_ms=start, end_ms=end)))
+    return found

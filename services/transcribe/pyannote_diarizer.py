@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import sys
 import threading
 import warnings
@@ -20,6 +19,7 @@ from services.runtime.errors import Transient
 from services.transcribe.diarizer import Turn, Turns, arranged
 from services.transcribe.engine import RATE_HZ, Samples
 from services.transcribe.faster_whisper_engine import silent_hub
+from services.transcribe.libraries import first_line, library
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, joined, within
 
@@ -47,8 +47,8 @@ class PyannoteDiarizer:
         where it is not in the cache and cannot be fetched now.
         """
         name = settings.diarizer_model or MODEL
-        pipelines = _library("pyannote.audio")
-        self._torch = _library("torch")
+        pipelines = library("pyannote.audio", "transcribe.diarizer=pyannote")
+        self._torch = library("torch", "transcribe.diarizer=pyannote")
         device = settings.device
         if device == "auto":
             device = "cuda" if self._torch.cuda.is_available() else "cpu"
@@ -107,8 +107,8 @@ def _loaded(kind: Any, name: str, folder: Path, hub_timeout_s: float) -> Any:
             return load()
         except Exception as error:  # whatever of its parts is wrong
             raise ValueError(
-                f"transcribe.diarizer_model={name!r} is no pyannote pipeline ({_line(error)}); "
-                "copy its whole folder, or unset it"
+                f"transcribe.diarizer_model={name!r} is no pyannote pipeline "
+                f"({first_line(error)}); copy its whole folder, or unset it"
             ) from error
     if (why := silent_hub(hub_timeout_s)) is not None and not _is_cached(name):
         raise Transient(
@@ -121,7 +121,7 @@ def _loaded(kind: Any, name: str, folder: Path, hub_timeout_s: float) -> Any:
     except Exception as error:
         raise Transient(
             "model_missing",
-            f"transcribe.diarizer_model={name!r} cannot be had ({_line(error)}); {_MEND}",
+            f"transcribe.diarizer_model={name!r} cannot be had ({first_line(error)}); {_MEND}",
         ) from error
     if made is None:  # how it says that the hub refuses
         raise Transient(
@@ -146,21 +146,3 @@ def _revision(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return f" sha256:{digest.hexdigest()[:12]}"
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-
-
-def _library(name: str) -> Any:
-    """A module that takes seconds to import. Raises ValueError where it is not installed."""
-    os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")  # before it is imported
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"transcribe.diarizer=pyannote needs the extra `transcribe` ({error}): "
-            "pip install 'callstream[transcribe]'"
-        ) from error

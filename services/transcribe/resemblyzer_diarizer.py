@@ -13,7 +13,6 @@ import hashlib
 import importlib
 import importlib.util
 import logging
-import os
 import sys
 import threading
 import warnings
@@ -30,6 +29,7 @@ import numpy.typing as npt
 
 from services.transcribe.diarizer import Turn, Turns, arranged
 from services.transcribe.engine import RATE_HZ, Samples
+from services.transcribe.libraries import library
 from services.transcribe.spans import Span, joined
 from services.transcribe.voices import Beside, Floats, Indices, centres
 
@@ -58,8 +58,8 @@ _ENERGY = 1.25
 _PAUSE, _LONGEST, _SHORTEST = 60, 3_600, 6
 
 # What speaks against a change of speaker, in differences of cosine times frames: 5 frames, a tenth
-# of a second, of a voice that is nearer by 0.1.
-_CHANGE = 0.5
+# of a second, of a voice that is nearer by 0.1; across a pause, where speakers rather change, less.
+_CHANGE, _CHANGE_IN_PAUSE = 0.5, 0.25
 # Shorter gaps belong to a turn: stops and breaths.
 _GAP_MS = 200
 
@@ -72,7 +72,7 @@ class ResemblyzerDiarizer:
         not to come from the package. `device`: auto, cpu or cuda. Raises ValueError where a model
         or the extra `transcribe` is not installed, or the file is none of the encoder's weights.
         """
-        torch = _library("torch")
+        torch = library("torch", "transcribe.diarizer=resemblyzer")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         ear, voices = (
@@ -402,9 +402,11 @@ def _path(likeness: Floats, voiced: npt.NDArray[np.bool_]) -> Indices:
         return path
     total = [0.0] * speakers
     origins: list[list[int]] = []
-    for row in likeness[frames].tolist():  # of a few floats each: arrays are slower
+    costs = np.where(np.diff(frames, prepend=-2) > 1, _CHANGE_IN_PAUSE, _CHANGE)
+    # Of a few floats each: arrays are slower.
+    for row, cost in zip(likeness[frames].tolist(), costs.tolist(), strict=True):
         ahead = max(total)
-        best, ahead = total.index(ahead), ahead - _CHANGE
+        best, ahead = total.index(ahead), ahead - cost
         origins.append([one if total[one] >= ahead else best for one in range(speakers)])
         total = [max(own, ahead) + like for own, like in zip(total, row, strict=True)]
     one = total.index(max(total))
@@ -487,7 +489,7 @@ def _spans(flags: npt.NDArray[np.bool_], length_ms: int) -> list[Span]:
 
 def _ear(file: Path) -> Any:
     """WhisperX's segmentation model."""
-    models = _library("pyannote.audio")
+    models = library("pyannote.audio", "transcribe.diarizer=resemblyzer")
     # It tells that the file is of an older version, each time.
     logging.getLogger("lightning.pytorch.utilities.migration.utils").setLevel(logging.WARNING)
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
@@ -548,18 +550,3 @@ def _file(package: str, name: str) -> Path:
 def _revision(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:12]
-
-
-def _library(name: str) -> Any:
-    """A module that takes seconds to import. Raises ValueError where it is not installed."""
-    os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")  # before it is imported
-    try:
-        with warnings.catch_warnings():
-            # Of libraries that read audio files: here it is given samples.
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"transcribe.diarizer=resemblyzer needs the extra `transcribe` ({error}): "
-            "pip install 'callstream[transcribe]'"
-        ) from error

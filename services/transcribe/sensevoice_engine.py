@@ -37,6 +37,7 @@ from services.transcribe.engine import (
     Samples,
 )
 from services.transcribe.languages import TELLING_MS, Told, most
+from services.transcribe.libraries import first_line
 from services.transcribe.placing import placed
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, windows
@@ -331,7 +332,7 @@ def _loaded(settings: TranscribeSettings, device: str) -> Any:
                 log_level="ERROR",
             )
     except Exception as error:  # of every kind: it goes on where it could not fetch a file
-        why = _line(error)
+        why = first_line(error)
         if wanted.model_dir is None:
             raise Transient(
                 "model_missing",
@@ -386,7 +387,3 @@ def _quiet() -> Iterator[None]:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]

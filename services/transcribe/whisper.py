@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import ctranslate2
@@ -40,6 +40,7 @@ from services.transcribe.languages import (
     stretches,
     telling,
 )
+from services.transcribe.placing import by_stretch
 from services.transcribe.spans import Span, total_ms
 from services.transcribe.spans import windows as grouped
 
@@ -455,22 +456,9 @@ def _split(
         yield from made(heard.text, bounds, None)
         return
     placed: list[list[PlacedWord]] = [[] for _ in spans]
-    number = 0
-    for text, word in placed_words:
-        if word.start_ms is None or word.end_ms is None:
-            placed[number].append((text, word))
-            continue
-        middle = bounds.start_ms + (word.start_ms + word.end_ms) // 2
-        # A word belongs to the stretch nearest to its middle; words never go back.
-        while number + 1 < len(spans) and middle - spans[number].end_ms > max(
-            0, spans[number + 1].start_ms - middle
-        ):
-            number += 1
-        # It ends where the stretch does: attention alone stretches words over silence.
-        first, last = spans[number]
-        start = min(max(bounds.start_ms + word.start_ms, first), last)
-        end = min(max(bounds.start_ms + word.end_ms, start), last)
-        placed[number].append((text, replace(word, start_ms=start, end_ms=end)))
+    within = by_stretch([word for _, word in placed_words], spans, bounds.start_ms)
+    for (text, _), (number, word) in zip(placed_words, within, strict=True):
+        placed[number].append((text, word))
     for entries in placed:
         if not entries:
             continue

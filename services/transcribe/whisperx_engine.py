@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
 import threading
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -22,6 +19,7 @@ from schemas.events import Degradation, DegradationKind
 from services.runtime.observe import logger
 from services.transcribe.engine import NOTHING_KNOWN, RATE_HZ, Asked, Heard, HeardWord, Samples
 from services.transcribe.faster_whisper_engine import loaded, silent_hub
+from services.transcribe.libraries import first_line, library
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
 from services.transcribe.whisper import PlacedWord, Whisper
@@ -43,7 +41,9 @@ class WhisperXEngine:
 
     def __init__(self, folder: Path, settings: TranscribeSettings) -> None:
         """Loads the model in `folder`; blocks for seconds. Raises ValueError where it cannot be."""
-        model, made_of = loaded(_library("whisperx.asr").WhisperModel, folder, settings)
+        model, made_of = loaded(
+            library("whisperx.asr", "transcribe.engine=whisperx").WhisperModel, folder, settings
+        )
         self._aligners = WhisperXAligners(
             made_of.device, settings.align_models, settings.hub_timeout_s
         )
@@ -103,7 +103,7 @@ class WhisperXAligners:
     def __init__(self, device: str, models: Mapping[str, str], hub_timeout_s: float) -> None:
         """`models`: language -> folder, or name on the hub, in place of WhisperX's own choice."""
         self._device, self._models, self._timeout_s = device, dict(models), hub_timeout_s
-        self._library = _library("whisperx.alignment")
+        self._library = library("whisperx.alignment", "transcribe.engine=whisperx")
         # It looks for sentences with data that nltk fetches when it is first used. What is aligned
         # here is one stretch, whose sentences nobody asks for.
         self._library.nltk_load = lambda path: _OneSentence()
@@ -142,7 +142,7 @@ class WhisperXAligners:
                     raise ValueError(f"it is not in the cache and {why}") from None
                 return self._load(language, cached=False)
         except Exception as error:  # every source of models fails in ways of its own
-            why = f"its alignment model cannot be had ({_line(error)})"
+            why = f"its alignment model cannot be had ({first_line(error)})"
             logger("transcribe").warning(
                 "no alignment", language=language, why=why,
                 mend="set transcribe.align_models to a folder that holds a wav2vec2 model of it",
@@ -173,7 +173,7 @@ class WhisperXAligners:
             with _ALIGNING:
                 answer = self._library.align([whole], model, about, np.array(samples), self._device)
         except Exception as error:  # the text is there: nothing is lost for its words' times
-            logger("transcribe").warning("not aligned", language=language, why=_line(error))
+            logger("transcribe").warning("not aligned", language=language, why=first_line(error))
             return ()
         space = "" if language in self._library.LANGUAGES_WITHOUT_SPACES else " "
         return [
@@ -198,25 +198,3 @@ def _word(found: Mapping[str, Any]) -> HeardWord:
         end_ms=max(first, round(float(end) * 1000)) if placed and end is not None else None,
         confidence=None if score is None else round(min(1.0, max(0.0, float(score))), 4),
     )
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-
-
-def _library(name: str) -> Any:
-    """A module of WhisperX, which takes seconds to import.
-
-    Raises ValueError where the extra is not installed.
-    """
-    os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")  # before it is imported
-    try:
-        with warnings.catch_warnings():
-            # Of libraries that read audio files: here it is given samples.
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"transcribe.engine=whisperx needs the extra `transcribe` ({error}): "
-            "pip install 'callstream[transcribe]'"
-        ) from error
