@@ -62,7 +62,9 @@ class PyannoteDiarizer:
         self._pipeline.to(self._torch.device(device))
         self._lock = threading.Lock()
         called = folder.name if folder.is_dir() else name
-        self.identity = f"pyannote.audio {version('pyannote.audio')}: {called}{_revision(folder)}"
+        self.identity = (
+            f"pyannote.audio {version('pyannote.audio')}: {called}{_revision(name, folder)}"
+        )
 
     def diarize(self, audio: Samples, speech: Sequence[Span], parties: int | None = None) -> Turns:
         """As `Diarizer.diarize`; there are no more speakers than `parties`, and may be fewer."""
@@ -110,7 +112,7 @@ def _loaded(kind: Any, name: str, folder: Path, hub_timeout_s: float) -> Any:
                 f"transcribe.diarizer_model={name!r} is no pyannote pipeline "
                 f"({first_line(error)}); copy its whole folder, or unset it"
             ) from error
-    if (why := silent_hub(hub_timeout_s)) is not None and not _is_cached(name):
+    if (why := silent_hub(hub_timeout_s)) is not None and _cached(name) is None:
         raise Transient(
             "model_missing",
             f"transcribe.diarizer_model={name!r} is neither a folder nor in the cache, and {why}; "
@@ -130,15 +132,18 @@ def _loaded(kind: Any, name: str, folder: Path, hub_timeout_s: float) -> Any:
     return made
 
 
-def _is_cached(name: str) -> bool:
+def _cached(name: str) -> Path | None:
+    """Where the hub's cache holds the pipeline of that name."""
     hub = importlib.import_module("huggingface_hub")
-    return isinstance(hub.try_to_load_from_cache(name, "config.yaml"), str)
+    found = hub.try_to_load_from_cache(name, "config.yaml")
+    return Path(found).parent if isinstance(found, str) else None
 
 
-def _revision(folder: Path) -> str:
-    """A hash of the files of a folder; nothing for what is named."""
+def _revision(name: str, folder: Path) -> str:
+    """A hash of the files of a folder, the hub's revision of what is named."""
     if not folder.is_dir():
-        return ""
+        cached = _cached(name)
+        return "" if cached is None else f" {cached.name[:12]}"
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
