@@ -355,3 +355,27 @@ def test_a_language_beyond_the_engine_is_not_remembered_as_heard(
     event = mono(objects, language_hints=["zh"])
     assert heard(objects, event, Script("one", languages=("en",)), TwoVoices()).segments == []
     assert heard(objects, event, Script("one", languages=("en", "zh")), TwoVoices()).segments
+
+
+def test_a_call_in_which_nobody_speaks_lacks_no_vocabulary(
+    objects: DirectoryObjects, tmp_path: Path
+) -> None:
+    known = vocabularies(tmp_path / "words")
+    event = recorded(stored(objects, "r", wav([silence(5.0)]), 1), participants=BOTH)
+    assert heard(objects, event, Script("one"), TwoVoices(), known).degradations == []
+
+
+def test_a_prompt_that_the_engine_was_not_told_is_said(
+    objects: DirectoryObjects, tmp_path: Path
+) -> None:
+    known = vocabularies(tmp_path / "words", "prompt: A call about a Chromecast.\n")
+    engine = Script("one two", takes_terms=False)
+    event = mono(objects, participants=people(Role.CUSTOMER))
+    assert kinds(heard(objects, event, engine, None, known)) == [DegradationKind.NO_VOCABULARY]
+
+
+def test_a_channel_has_the_role_that_its_voice_was_told_to_have(objects: DirectoryObjects) -> None:
+    data = wav([speech(0, 0.0, 3.0), speech(1, 4.4, 3.0)])
+    event = recorded(stored(objects, "r", data, 2, channel_roles=[]), participants=BOTH)
+    transcript = heard(objects, event, ByChannel(""))
+    assert [channel.role for channel in transcript.channels] == [Role.AGENT, Role.CUSTOMER]
