@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from schemas.events import Engine as Identity
 from services.runtime.errors import Transient
 from services.transcribe.engine import NOTHING_KNOWN, Asked, Heard, Samples
+from services.transcribe.libraries import files_hash
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
 from services.transcribe.whisper import GAP_MS, Whisper
@@ -173,10 +173,6 @@ def _revision(folder: Path) -> str:
     """The hub's revision of a cached model, else a hash of the files that decide the result."""
     if folder.parent.name == "snapshots":
         return folder.name
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".bin", ".json", ".txt") and path.is_file():
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()[:32]}"
+    kinds = (".bin", ".json", ".txt")
+    files = [path for path in folder.iterdir() if path.suffix in kinds and path.is_file()]
+    return f"sha256:{files_hash(folder, files)[:32]}"

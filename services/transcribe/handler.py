@@ -34,7 +34,7 @@ def stage(
 ) -> Stage:
     """The stage over `objects`, which hold the audio and keep the results; see Transcriber.
 
-    `chosen` comes from `choose(settings)`, `parting` from `load_diarizer(settings)`: both are
+    `chosen` comes from `choose(settings)`, `parting` from `choose_diarizer`: both are
     logged once here. Raises FileError for vocabularies or phrases that cannot be used.
     `listened` is told the seconds that each call of an engine took.
     Rules, fallbacks and a replay's options are honoured call by call, see Engines. What a replay of

@@ -1,10 +1,13 @@
-"""Libraries of the extra `transcribe`, which take seconds to import: when they are needed."""
+"""What engines and diarizers load: libraries that take seconds to import, files of models."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import warnings
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -27,3 +30,13 @@ def library(module: str, asked_by: str) -> Any:
 def first_line(error: Exception) -> str:
     """What a library says when it fails, short enough to be published."""
     return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+
+
+def files_hash(folder: Path, files: Iterable[Path]) -> str:
+    """SHA-256, in hex, of the names and the content of those `files` of `folder`."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
+from schemas.events import Degradation, DegradationKind
 from services.transcribe.engine import HeardWord
 from services.transcribe.spans import Span
 
@@ -91,3 +92,13 @@ def by_stretch(
         end = min(max(offset_ms + word.end_ms, start), last)
         found.append((number, replace(word, start_ms=start, end_ms=end)))
     return found
+
+
+def unaligned(stretches: int, of: int) -> tuple[Degradation, ...]:
+    """What is published where the words of so many stretches, of all there are, have no times."""
+    if not stretches:
+        return ()
+    reason = (
+        f"the words of {stretches} of {of} stretches could not be placed; their times are spread"
+    )
+    return (Degradation(kind=DegradationKind.NO_ALIGNMENT, reason=reason),)

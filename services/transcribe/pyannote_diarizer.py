@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 import threading
@@ -19,7 +18,7 @@ from services.runtime.errors import Transient
 from services.transcribe.diarizer import Turn, Turns, arranged
 from services.transcribe.engine import RATE_HZ, Samples
 from services.transcribe.faster_whisper_engine import silent_hub
-from services.transcribe.libraries import first_line, library
+from services.transcribe.libraries import files_hash, first_line, library
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, joined, within
 
@@ -144,10 +143,5 @@ def _revision(name: str, folder: Path) -> str:
     if not folder.is_dir():
         cached = _cached(name)
         return "" if cached is None else f" {cached.name[:12]}"
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(str(path.relative_to(folder)).encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f" sha256:{digest.hexdigest()[:12]}"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return f" sha256:{files_hash(folder, files)[:12]}"

@@ -7,7 +7,6 @@ own post-processing makes emoji of them.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import re
@@ -22,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from schemas.events import Degradation, DegradationKind, Sound, VoiceEmotion
 from schemas.events import Engine as Identity
+from schemas.events import Sound, VoiceEmotion
 from services.runtime.errors import Transient
 from services.transcribe.batches import Batches, OutOfMemory
 from services.transcribe.engine import (
@@ -37,8 +36,8 @@ from services.transcribe.engine import (
     Samples,
 )
 from services.transcribe.languages import TELLING_MS, Told, most
-from services.transcribe.libraries import first_line
-from services.transcribe.placing import placed
+from services.transcribe.libraries import files_hash, first_line
+from services.transcribe.placing import placed, unaligned
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, windows
 
@@ -190,7 +189,7 @@ class SenseVoiceEngine:
         return Heard(
             segments=tuple(segment for _, segment in said),
             language=main.language,
-            degradations=_unaligned(unplaced, len(said)),
+            degradations=unaligned(unplaced, len(said)),
         )
 
     def _heard(
@@ -273,15 +272,6 @@ def _found(answer: dict[str, Any]) -> _Found:
     return _Found(said, placed(said.text, words).words)
 
 
-def _unaligned(stretches: int, of: int) -> tuple[Degradation, ...]:
-    if not stretches:
-        return ()
-    reason = (
-        f"the words of {stretches} of {of} stretches could not be placed; their times are spread"
-    )
-    return (Degradation(kind=DegradationKind.NO_ALIGNMENT, reason=reason),)
-
-
 def _segment(found: _Found, piece: Span, language: str) -> HeardSegment:
     def within(word: HeardWord) -> HeardWord:
         text = word.text.strip()
@@ -354,13 +344,9 @@ def _loaded(settings: TranscribeSettings, device: str) -> Any:
 
 def _revision(folder: Path) -> str:
     """A hash of the files that decide the result."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".pt", ".yaml", ".json", ".mvn", ".model", ".txt") and path.is_file():
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()[:32]}"
+    kinds = (".pt", ".yaml", ".json", ".mvn", ".model", ".txt")
+    files = [path for path in folder.iterdir() if path.suffix in kinds and path.is_file()]
+    return f"sha256:{files_hash(folder, files)[:32]}"
 
 
 def _library(name: str) -> Any:

@@ -27,6 +27,7 @@ from services.transcribe.channels import alone_on, humans, same_audio, unpack
 from services.transcribe.choice import Chosen, languages_of
 from services.transcribe.diarizer import NO_PARTING, Diarizer, Parting, Turns
 from services.transcribe.engine import RATE_HZ, Asked, Heard, Samples
+from services.transcribe.libraries import first_line
 from services.transcribe.roles import Roles, RoleSettings, load_roles
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, joined, without
@@ -36,8 +37,6 @@ from services.transcribe.vocabulary import Vocabularies, Vocabulary
 
 # What masking leaves of a stretch of speech is not worth listening to below this.
 _SHORTEST_MS = 100
-# Of what a library says when it fails.
-_LONGEST_REASON = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +246,7 @@ def _parted(
     try:
         return diarizer.diarize(audio, voiced, parties), ""
     except Exception as error:  # every library fails in ways of its own
-        why = f"{type(error).__name__}: {error}".partition("\n")[0][:_LONGEST_REASON]
+        why = first_line(error)
         logger("transcribe").warning("voices not parted", diarizer=diarizer.identity, why=why)
         return None, f"{diarizer.identity} failed ({why})"
 

@@ -20,7 +20,6 @@ from faster_whisper.audio import pad_or_trim
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
-from schemas.events import Degradation, DegradationKind
 from services.transcribe.batches import Batches, OutOfMemory, Usage
 from services.transcribe.engine import (
     NOTHING_KNOWN,
@@ -40,7 +39,7 @@ from services.transcribe.languages import (
     stretches,
     telling,
 )
-from services.transcribe.placing import by_stretch
+from services.transcribe.placing import by_stretch, unaligned
 from services.transcribe.spans import Span, total_ms
 from services.transcribe.spans import windows as grouped
 
@@ -203,7 +202,7 @@ class Whisper:
             segments=tuple(found),
             language=self._written(spoken.language) if under else spoken.language,
             language_confidence=spoken.certainty,
-            degradations=_unaligned(unplaced, len(under)),
+            degradations=unaligned(unplaced, len(under)),
             terms=prompt.terms,
             prompt=prompt.text,
         )
@@ -392,13 +391,6 @@ class _Prompts:
 
     def _encoded(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(" " + text.strip())) if text.strip() else []
-
-
-def _unaligned(windows: int, of: int) -> tuple[Degradation, ...]:
-    if not windows:
-        return ()
-    reason = f"the words of {windows} of {of} stretches could not be placed; their times are spread"
-    return (Degradation(kind=DegradationKind.NO_ALIGNMENT, reason=reason),)
 
 
 def _kind(step: _Step) -> Hashable:
