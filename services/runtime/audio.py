@@ -163,6 +163,9 @@ class Prober:
 
     def _hand_over(self, request: bytes, handles: list[int]) -> None:
         with self._lock:
+            # A process that was killed may leave its end of the line open for a moment longer.
+            if self._process is not None and self._process.poll() is not None:
+                self._end()
             if self._control is not None:
                 try:
                     socket.send_fds(self._control, [request], handles)
