@@ -80,14 +80,22 @@ class Diarizer(Protocol):
     def identity(self) -> str:
         """Name, version and model: what it takes to make the same turns again."""
 
-    def diarize(self, audio: Samples, speech: Sequence[Span], parties: int | None = None) -> Turns:
+    def diarize(
+        self,
+        audio: Samples,
+        speech: Sequence[Span],
+        parties: int | None = None,
+        *,
+        replay: bool = False,
+    ) -> Turns:
         """Who speaks within `speech` of `audio` (mono, 16 kHz, -1.0 to 1.0).
 
         `speech` is where a voice is heard: sorted, disjoint and within the audio; none gives no
         turns. Turns lie within it, but for margins of a fraction of a second that a diarizer's own
         ear for voices may add. `parties` is how many people are believed to take part, at least 1;
         None where nobody knows. It is believed over weak evidence only: who never speaks has no
-        turns. Speakers are numbered by first appearance. The same input gives an equal result.
+        turns. Speakers are numbered by first appearance. The same input gives an equal result. A
+        `replay` waits where live calls want the device.
         Memory does not grow with the length of the audio beyond a few kB a second of speech. What
         a library raises passes through.
         """

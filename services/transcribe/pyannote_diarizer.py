@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from services.runtime.errors import Transient
+from services.transcribe.batches import Batches
 from services.transcribe.diarizer import Turn, Turns, arranged
 from services.transcribe.engine import RATE_HZ, Samples
 from services.transcribe.faster_whisper_engine import silent_hub
@@ -33,7 +33,9 @@ _MARGIN_MS = 500
 
 
 class PyannoteDiarizer:
-    """Parts voices with a pipeline of pyannote.audio 4. Calls wait for each other.
+    """Parts voices with a pipeline of pyannote.audio 4, one call at a time.
+
+    A live call is never behind more than the one replay that has begun.
 
     The audio is not copied, but what pyannote makes of it grows with its length: some hundred MB
     an hour.
@@ -59,26 +61,25 @@ class PyannoteDiarizer:
             )
         self._pipeline = _loaded(pipelines.Pipeline, name, folder, settings.hub_timeout_s)
         self._pipeline.to(self._torch.device(device))
-        self._lock = threading.Lock()
+        self._shares: Batches[tuple[Samples, int | None], Any] = Batches(self._run, 1)
         called = folder.name if folder.is_dir() else name
         self.identity = (
             f"pyannote.audio {version('pyannote.audio')}: {called}{_revision(name, folder)}"
         )
 
-    def diarize(self, audio: Samples, speech: Sequence[Span], parties: int | None = None) -> Turns:
+    def diarize(
+        self,
+        audio: Samples,
+        speech: Sequence[Span],
+        parties: int | None = None,
+        *,
+        replay: bool = False,
+    ) -> Turns:
         """As `Diarizer.diarize`; there are no more speakers than `parties`, and may be fewer."""
         if not speech:
             return Turns()
-        with warnings.catch_warnings():
-            # That samples mapped from a file cannot be written, and of short stretches' statistics.
-            warnings.simplefilter("ignore")
-            waveform = self._torch.from_numpy(np.asarray(audio, np.float32))[None]
-            with self._lock, self._torch.inference_mode():
-                found = self._pipeline(
-                    {"waveform": waveform, "sample_rate": RATE_HZ},
-                    min_speakers=1,
-                    max_speakers=parties,
-                )
+        with closing(self._shares.each([(audio, parties)], replay=replay)) as answers:
+            (found,) = answers
         heard = joined(Span(it.start_ms - _MARGIN_MS, it.end_ms + _MARGIN_MS) for it in speech)
         heard = within(heard, Span(0, audio.size * 1000 // RATE_HZ))
         numbers: dict[str, int] = {}
@@ -86,6 +87,20 @@ class PyannoteDiarizer:
             _turns(found.speaker_diarization, heard, numbers),
             _turns(found.exclusive_speaker_diarization, heard, numbers),
         )
+
+    def _run(self, given: Sequence[tuple[Samples, int | None]]) -> list[Any]:
+        ((audio, parties),) = given
+        with warnings.catch_warnings():
+            # That samples mapped from a file cannot be written, and of short stretches' statistics.
+            warnings.simplefilter("ignore")
+            waveform = self._torch.from_numpy(np.asarray(audio, np.float32))[None]
+            with self._torch.inference_mode():
+                found = self._pipeline(
+                    {"waveform": waveform, "sample_rate": RATE_HZ},
+                    min_speakers=1,
+                    max_speakers=parties,
+                )
+        return [found]
 
 
 def _turns(annotation: Any, heard: Sequence[Span], numbers: dict[str, int]) -> Iterator[Turn]:

@@ -14,19 +14,19 @@ import importlib
 import importlib.util
 import logging
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import combinations, pairwise, permutations
+from itertools import combinations, islice, pairwise, permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from services.transcribe.batches import Batches
 from services.transcribe.diarizer import Turn, Turns, arranged
 from services.transcribe.engine import RATE_HZ, Samples
 from services.transcribe.libraries import library
@@ -52,6 +52,7 @@ _SECOND = 0.3
 _MEL_STEP, _MEL_SIZE, _BANDS = 160, 400, 40
 _SEEN, _SEEN_EVERY = 160, 20
 _SEEN_AT_ONCE = 64
+_STEPS_AT_ONCE = 4_096
 _ENERGY = 1.25
 # Speech of one voice with pauses of up to a second is one stretch; it is cut after a minute, which
 # bounds memory. What is shorter than 100 ms tells nothing.
@@ -82,22 +83,29 @@ class ResemblyzerDiarizer:
         self._torch, self._device = torch, device
         self._ear = _ear(ear).to(device)
         self._encoder = _encoder(torch, voices).to(device)
-        self._lock = threading.Lock()
+        self._shares: Batches[tuple[Any, Floats], Floats] = Batches(self._run, 1)
         self.identity = (
             f"resemblyzer {_revision(voices)} with segmentation {_revision(ear)} "
             f"(pyannote.audio {version('pyannote.audio')}, torch {version('torch')})"
         )
 
-    def diarize(self, audio: Samples, speech: Sequence[Span], parties: int | None = None) -> Turns:
+    def diarize(
+        self,
+        audio: Samples,
+        speech: Sequence[Span],
+        parties: int | None = None,
+        *,
+        replay: bool = False,
+    ) -> Turns:
         """As `Diarizer.diarize`. Where most of what the ear takes for a voice lies in `speech`, all
         of it does: its beginnings and ends are heard more finely than those of `speech`."""
         if not speech:
             return Turns()
-        heard = self._heard(audio, speech)
+        heard = self._heard(audio, speech, replay)
         voiced = _voiced(heard, speech)
         tracks = _tracks(heard)
         track = _alone(heard, tracks, voiced)
-        stretches, directions = self._looked_at(audio, track)
+        stretches, directions = self._looked_at(audio, track, replay)
         if len(stretches):
             centre = _centres(heard, tracks, voiced, stretches, directions, parties)
         else:
@@ -105,7 +113,7 @@ class ResemblyzerDiarizer:
         path = _path(_likeness(heard.count, stretches, directions, centre), voiced)
         return _turns(heard, path, max(1, len(centre)), audio.size * 1000 // RATE_HZ)
 
-    def _heard(self, audio: Samples, speech: Sequence[Span]) -> _Heard:
+    def _heard(self, audio: Samples, speech: Sequence[Span], replay: bool) -> _Heard:
         """What the segmentation model makes of every window that holds speech."""
         count = -(-audio.size // _FRAME)
         # The last one reaches the end: what is mostly silence that was added is heard badly.
@@ -117,38 +125,54 @@ class ResemblyzerDiarizer:
             wanted[earliest : last // _HOP + 1] = True
         windows = np.flatnonzero(wanted) * _HOP
         active = np.zeros((len(windows), _FRAMES, _LOCALS), np.float16)
-        for at in range(0, len(windows), _WINDOWS_AT_ONCE):
-            batch = np.zeros((min(_WINDOWS_AT_ONCE, len(windows) - at), 1, _WINDOW), np.float32)
-            for row, first in zip(batch, windows[at:].tolist(), strict=False):
-                piece = audio[first * _FRAME : first * _FRAME + _WINDOW]
-                row[0, : piece.size] = piece
-            active[at : at + len(batch)] = self._run(self._ear, batch)
+        every = range(0, len(windows), _WINDOWS_AT_ONCE)
+
+        def pieces() -> Iterator[Floats]:
+            for at in every:
+                part = windows[at : at + _WINDOWS_AT_ONCE]
+                batch = np.zeros((len(part), 1, _WINDOW), np.float32)
+                for row, first in zip(batch, part.tolist(), strict=True):
+                    piece = audio[first * _FRAME : first * _FRAME + _WINDOW]
+                    row[0, : piece.size] = piece
+                yield batch
+
+        for at, answer in zip(every, self._each(self._ear, pieces(), replay), strict=True):
+            active[at : at + len(answer)] = answer
         return _Heard(count, windows, active)
 
-    def _looked_at(self, audio: Samples, track: Indices) -> tuple[_Stretches, Floats]:
+    def _looked_at(self, audio: Samples, track: Indices, replay: bool) -> tuple[_Stretches, Floats]:
         """Stretches in which a voice is heard alone, and the direction of each."""
         made: list[tuple[int, int, int]] = []
-        directions: list[Floats] = []
-        batch: list[Floats] = []
-        for frames in _runs(track):
-            mel, frame_of = _mel(audio, frames)
-            for start in _starts(len(mel)):
-                end = min(start + _SEEN, len(mel)) - 1
-                made.append((frame_of[start], frame_of[end], track[frames[0]]))
-                batch.append(_shown(mel[start : end + 1]))
-                if len(batch) == _SEEN_AT_ONCE:
-                    directions.append(self._run(self._encoder, np.stack(batch)))
-                    batch.clear()
-        if batch:
-            directions.append(self._run(self._encoder, np.stack(batch)))
+
+        def shown() -> Iterator[Floats]:
+            for frames in _runs(track):
+                mel, frame_of = _mel(audio, frames)
+                for start in _starts(len(mel)):
+                    end = min(start + _SEEN, len(mel)) - 1
+                    made.append((frame_of[start], frame_of[end], track[frames[0]]))
+                    yield _shown(mel[start : end + 1])
+
+        def pieces() -> Iterator[Floats]:
+            every = shown()
+            while batch := list(islice(every, _SEEN_AT_ONCE)):
+                yield np.stack(batch)
+
+        directions = list(self._each(self._encoder, pieces(), replay))
         first, last, own = np.array(made, np.intp).reshape(-1, 3).T
         stretches = _Stretches(first, last, own, track)
         return stretches, np.concatenate([np.zeros((0, 256), np.float32), *directions])
 
-    def _run(self, model: Any, batch: Floats) -> Floats:
-        with self._lock, self._torch.inference_mode():
-            answer = model(self._torch.from_numpy(batch).to(self._device))
-            return np.asarray(answer.float().cpu().numpy(), np.float32)
+    def _each(self, model: Any, pieces: Iterator[Floats], replay: bool) -> Iterator[Floats]:
+        """What `model` makes of each piece; those of calls at hand take turns, live calls first."""
+        given = ((model, piece) for piece in pieces)
+        with closing(self._shares.each(given, replay=replay)) as answers:
+            yield from answers
+
+    def _run(self, given: Sequence[tuple[Any, Floats]]) -> list[Floats]:
+        ((model, piece),) = given
+        with self._torch.inference_mode():
+            answer = model(self._torch.from_numpy(piece).to(self._device))
+            return [np.asarray(answer.float().cpu().numpy(), np.float32)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -401,18 +425,21 @@ def _path(likeness: Floats, voiced: npt.NDArray[np.bool_]) -> Indices:
         path[frames] = 0
         return path
     total = [0.0] * speakers
-    origins: list[list[int]] = []
+    origins = bytearray()  # by frame and speaker: who spoke before
     costs = np.where(np.diff(frames, prepend=-2) > 1, _CHANGE_IN_PAUSE, _CHANGE)
-    # Of a few floats each: arrays are slower.
-    for row, cost in zip(likeness[frames].tolist(), costs.tolist(), strict=True):
-        ahead = max(total)
-        best, ahead = total.index(ahead), ahead - cost
-        origins.append([one if total[one] >= ahead else best for one in range(speakers)])
-        total = [max(own, ahead) + like for own, like in zip(total, row, strict=True)]
+    for at in range(0, len(frames), _STEPS_AT_ONCE):
+        steps = slice(at, at + _STEPS_AT_ONCE)
+        # Of a few floats each: arrays are slower.
+        rows = likeness[frames[steps]].tolist()
+        for row, cost in zip(rows, costs[steps].tolist(), strict=True):
+            ahead = max(total)
+            best, ahead = total.index(ahead), ahead - cost
+            origins.extend(one if total[one] >= ahead else best for one in range(speakers))
+            total = [max(own, ahead) + like for own, like in zip(total, row, strict=True)]
     one = total.index(max(total))
-    for frame, origin in zip(frames[::-1].tolist(), reversed(origins), strict=True):
-        path[frame] = one
-        one = origin[one]
+    for number in range(len(frames) - 1, -1, -1):
+        path[frames[number]] = one
+        one = origins[number * speakers + one]
     return path
 
 

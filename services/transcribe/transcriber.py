@@ -231,7 +231,7 @@ class Transcriber:
             if not beyond_all:
                 heard = self.chosen.engine.transcribe(samples, spans, asked) if spans else Heard()
                 if shared and diarizer is not None:
-                    turns, undivided = _parted(diarizer, samples, voiced, parties)
+                    turns, undivided = _parted(diarizer, samples, voiced, parties, asked.replay)
             channels.append(
                 ChannelResult(voiced=voiced, heard=heard, turns=turns, undivided=undivided)
             )
@@ -240,11 +240,15 @@ class Transcriber:
 
 
 def _parted(
-    diarizer: Diarizer, audio: Samples, voiced: Sequence[Span], parties: int | None
+    diarizer: Diarizer,
+    audio: Samples,
+    voiced: Sequence[Span],
+    parties: int | None,
+    replay: bool,
 ) -> tuple[Turns | None, str]:
     """Who speaks when, or why that cannot be told. Nothing else of the call is lost for it."""
     try:
-        return diarizer.diarize(audio, voiced, parties), ""
+        return diarizer.diarize(audio, voiced, parties, replay=replay), ""
     except Exception as error:  # every library fails in ways of its own
         why = first_line(error)
         logger("transcribe").warning("voices not parted", diarizer=diarizer.identity, why=why)

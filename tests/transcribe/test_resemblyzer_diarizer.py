@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from services.transcribe.batches import Batches
 from services.transcribe.choice import choose_diarizer
 from services.transcribe.diarizer import Diarizer
 from services.transcribe.settings import TranscribeSettings, VadSettings
@@ -66,6 +68,23 @@ def test_the_same_audio_gives_the_same_turns_however_it_is_held(
     DIALOGUE.tofile(tmp_path / "audio")
     mapped = np.memmap(tmp_path / "audio", np.float32, mode="r")
     assert loaded.diarize(mapped, spans, 2) == first
+
+
+def test_what_a_replay_wants_of_the_device_is_told_as_such(
+    loaded: Diarizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans = voiced(DIALOGUE)
+    live = loaded.diarize(DIALOGUE, spans, 2)
+    told: list[bool] = []
+    each = Batches.each
+
+    def spied(self: Any, items: Any, *, replay: bool = False) -> Any:
+        told.append(replay)
+        return each(self, items, replay=replay)
+
+    monkeypatch.setattr(Batches, "each", spied)
+    assert loaded.diarize(DIALOGUE, spans, 2, replay=True) == live
+    assert told == [True, True]  # of the ear, of the encoder
 
 
 def test_one_voice_is_one_speaker_whoever_is_said_to_take_part(loaded: Diarizer) -> None:

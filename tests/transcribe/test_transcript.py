@@ -37,9 +37,18 @@ class TwoVoices:
     identity: str = "halves 1"
     fails: bool = False
     asked: list[int | None] = field(default_factory=list)
+    gave_way: list[bool] = field(default_factory=list)
 
-    def diarize(self, audio: Samples, speech: Sequence[Span], parties: int | None = None) -> Turns:
+    def diarize(
+        self,
+        audio: Samples,
+        speech: Sequence[Span],
+        parties: int | None = None,
+        *,
+        replay: bool = False,
+    ) -> Turns:
         self.asked.append(parties)
+        self.gave_way.append(replay)
         if self.fails:
             raise RuntimeError("CUDA error: device-side assert triggered")
         length_ms = audio.size // 16
@@ -103,13 +112,15 @@ def heard(
     engine: Script | FakeEngine,
     diarizer: TwoVoices | None = None,
     vocabularies: Vocabularies | None = None,
+    *,
+    replay: bool = False,
     **settings: Any,
 ) -> CallTranscribed:
     by = Transcriber(
         TranscribeSettings.model_validate(settings), objects, Chosen(engine, "asked for"), Vad(),
         Parting(diarizer, "none is configured"), vocabularies or Vocabularies(),
     )  # fmt: skip
-    transcript = by.transcribe(event, NOW)
+    transcript = by.transcribe(event, NOW, replay=replay)
     assert transcript is not None
     assert problem_with(transcript) is None
     return transcript
@@ -150,6 +161,13 @@ def test_a_failed_diarizer_costs_no_word_and_is_said_and_asked_again(
     again = heard(objects, event, engine, TwoVoices(border_ms=800))
     assert again.cached
     assert replace(again, cached=False) == whole
+
+
+def test_a_replay_gives_way_to_live_calls_in_the_diarizer_too(objects: DirectoryObjects) -> None:
+    diarizer, event = TwoVoices(), mono(objects)
+    for replay in (False, True):
+        heard(objects, event, Script("one"), diarizer, cache=False, replay=replay)
+    assert diarizer.gave_way == [False, True]
 
 
 def test_no_diarizer_is_said_with_its_reason(objects: DirectoryObjects) -> None:
