@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -12,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from schemas.events import CallErased, Decision, Participant, Role
@@ -161,6 +163,43 @@ def test_replaying_enrich_listens_to_nothing(through: Through, heard: list[str])
     replayed(through.parts, "transcribe", options={"language": "fr"})
     assert heard
     assert through.objects.read["audio"] >= CALLS
+
+
+def test_another_engine_changes_what_is_heard_of_its_call_and_nothing_else(
+    through: Through, heard: list[str]
+) -> None:
+    parts, name = through.parts, "call-2"
+    start = checksums(parts)
+    before = {view: content(parts, view) for view in views(parts)}
+    found = selected(parts, "transcribe", calls=(name,))
+    plan = planned(parts, "transcribe", found, options={"engine": "pocketsphinx"})
+    assert carried_out(parts, plan).tally.done == 1
+    drained(parts)
+    assert heard == []
+
+    for view, rows in before.items():
+        now = content(parts, view)
+        differing = [json.loads(row) for row in (now - rows) + (rows - now)]
+        assert {row.get("call_id", name) for row in differing} <= {name}, view
+        assert differing or view not in ("call_segments", "calls")
+
+    live, again = (
+        msgspec.to_builtins(parts.codec.decode(message).event)
+        for message in parts.view.scan(TRANSCRIBED)
+        if message.key == f"{TENANT}/{name}".encode()
+    )
+    assert again["engine"]["name"] == "pocketsphinx"
+    assert {field for field in live if live[field] != again[field]} <= {
+        "transcribed_at", "engine", "language", "language_confidence", "segments", "channels",
+        "degradations", "speakers",
+    }  # fmt: skip
+    for one, other in zip(live["channels"], again["channels"], strict=True):
+        assert {**one, "unheard_ms": None} == {**other, "unheard_ms": None}
+
+    replayed(parts, "transcribe")
+    drained(parts)
+    assert heard == [], "what the usual engine heard is kept"
+    assert checksums(parts) == start
 
 
 def test_a_replay_raises_no_alert_unless_it_is_asked_to(through: Through) -> None:
