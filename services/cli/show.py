@@ -26,6 +26,12 @@ def text(
         f"engine {engine.name} {engine.version}, model {engine.model or '-'}"
         + (f": {engine.reason}" if engine.reason else ""),
     ]
+    lines += [
+        f"{speaker.name}: {speaker.role_reason}"
+        + (f" ({speaker.role_confidence:.0%} sure)" if speaker.role_confidence is not None else "")
+        for speaker in call.speakers
+        if speaker.role_reason
+    ]
     lines += [f"degraded: {d.kind.lower()}: {d.reason}" for d in call.degradations]
     lines += [
         f"not transcribed: {m.kind.lower()} {clock(m.start_ms)} to {clock(m.end_ms)}"

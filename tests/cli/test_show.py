@@ -49,6 +49,20 @@ def test_text_says_what_was_not_transcribed_and_what_is_degraded() -> None:
     assert "nobody was heard to speak" in show.text(TRANSCRIPTS["silence"], None)
 
 
+def test_text_says_whom_the_words_gave_away() -> None:
+    told = [
+        (name, speaker, show.text(call, None))
+        for name, call in TRANSCRIPTS.items()
+        for speaker in call.speakers
+        if speaker.role_reason
+    ]
+    assert told
+    for name, speaker, written in told:
+        assert f"\n{speaker.name}: {speaker.role_reason}" in written, name
+        sure = speaker.role_confidence
+        assert sure is None or f"({sure:.0%} sure)\n" in written, name
+
+
 def test_the_demo_says_how_many_were_not_heard_and_why() -> None:
     assert _not_heard([]) == ""
     assert _not_heard(["language_unsupported"] * 2) == (
