@@ -646,6 +646,8 @@ class MomentKind(StrEnum):
     SILENCE = "SILENCE"
     OVERLAP = "OVERLAP"
     SLOW_RESPONSE = "SLOW_RESPONSE"
+    TURN_WORSE = "TURN_WORSE"
+    TURN_BETTER = "TURN_BETTER"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -655,7 +657,7 @@ class Moment:
     end_ms: int
     role: Role | None = None
     """
-    Who should have spoken, or who spoke into the other.
+    Who should have spoken, who spoke into the other, or whose feeling turned.
     """
     segment_ids: list[int] = field(default_factory=list)
     """
@@ -681,7 +683,19 @@ class SegmentSentiment:
     """
     engine: str
     """
-    What told: lexicon, or a model's name.
+    What told: lexicon, or a model's name; with voice, what told of each.
+    """
+    text_score: float | None = None
+    """
+    What the words say alone, -1.0 to 1.0; null where nothing can be told of them.
+    """
+    voice_score: float | None = None
+    """
+    What the voice says alone, -1.0 to 1.0; null where the speech engine tells nothing of it.
+    """
+    voice: str = ""
+    """
+    The emotion the speech engine heard in the voice, in lower case; empty where none.
     """
 
 
@@ -733,6 +747,10 @@ class Finding:
     """
     0.0 to 1.0; null for exact matches.
     """
+    suggestion: str = ""
+    """
+    What the rule suggests to do; empty for what is only heard.
+    """
 
 
 class Verdict(StrEnum):
@@ -751,23 +769,92 @@ class Criterion:
     reason: str
     evidence: list[Evidence] = field(default_factory=list)
     suggestion: str = ""
+    engine: str = "rules"
+    """
+    What judged: rules, or an LLM's name.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreChange:
+    rule: str
+    rule_version: str
+    points: float
+    """
+    -100.0 to 100.0.
+    """
+    reason: str
+    evidence: list[Evidence] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QualityScore:
     value: float
     """
-    0.0 to 100.0: weight met over weight applicable.
+    0.0 to 100.0: weight met over weight applicable, and what rules add to or take from it.
     """
     scorecard: str
     scorecard_version: str
     criteria: list[Criterion]
+    changes: list[ScoreChange] = field(default_factory=list)
+    """
+    What rules added to or took from the share of weight met, in order.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SummarySentence:
     text: str
     evidence: Evidence
+
+
+class StatementKind(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    INTENT = "INTENT"
+    DEMAND = "DEMAND"
+    ANSWER = "ANSWER"
+    RESOLUTION = "RESOLUTION"
+    FOLLOW_UP = "FOLLOW_UP"
+    IMPROVEMENT = "IMPROVEMENT"
+    WORDING = "WORDING"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statement:
+    kind: StatementKind
+    text: str
+    evidence: list[Evidence]
+
+
+class Answered(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    YES = "YES"
+    PARTLY = "PARTLY"
+    NO = "NO"
+
+
+class Resolution(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    RESOLVED = "RESOLVED"
+    UNRESOLVED = "UNRESOLVED"
+    FOLLOW_UP = "FOLLOW_UP"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LlmUsage:
+    requests: int
+    prompt_tokens: int
+    """
+    As the server counts them; 0 where it does not.
+    """
+    completion_tokens: int
+    """
+    As prompt_tokens.
+    """
+    seconds: float
+    """
+    From each request to its answer, all together.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -785,6 +872,67 @@ class Summary:
     """
     Why a lesser method was used; empty where it was the one asked for.
     """
+    statements: list[Statement] = field(default_factory=list)
+    """
+    What an LLM says beside the summary, each with the segments it rests on; what rests on none is left out.
+    """
+    answered: Answered = Answered.UNKNOWN
+    """
+    Whether the agent's answer met the demand.
+    """
+    resolution: Resolution = Resolution.UNKNOWN
+    dropped: int = 0
+    """
+    Statements and sentences left out because they rested on nothing that was said.
+    """
+    usage: LlmUsage | None = None
+    """
+    What the LLM took; null where none was asked.
+    """
+
+
+class PiiKind(StrEnum):
+    UNKNOWN = "UNKNOWN"
+    NAME = "NAME"
+    PHONE = "PHONE"
+    ID_NUMBER = "ID_NUMBER"
+    CARD_NUMBER = "CARD_NUMBER"
+    EMAIL = "EMAIL"
+    ADDRESS = "ADDRESS"
+    NUMBER = "NUMBER"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Redaction:
+    segment_id: int
+    kind: PiiKind
+    start: int
+    """
+    Character of the segment's text, from 0; a character is a Unicode code point.
+    """
+    end: int
+    """
+    The character after the last.
+    """
+    start_ms: int
+    """
+    Ms since the call's started_at, of the words that hold it.
+    """
+    end_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keyword:
+    text: str
+    role: Role
+    """
+    Who said it most.
+    """
+    weight: float
+    """
+    0.0 to 1.0, the most telling word of the call at 1.0.
+    """
+    count: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -816,7 +964,7 @@ class CallEnriched:
     """
     moments: list[Moment] = field(default_factory=list)
     """
-    Stretches worth hearing: silences, overlaps, slow responses.
+    Stretches worth hearing: silences, overlaps, slow responses, and where a role's feeling turned.
     """
     sentiments: list[SegmentSentiment] = field(default_factory=list)
     """
@@ -835,6 +983,14 @@ class CallEnriched:
     alerts: list[str] = field(default_factory=list)
     """
     Rules that raised an alert; each is an AlertRaised of its own.
+    """
+    redactions: list[Redaction] = field(default_factory=list)
+    """
+    What of the transcript's text is personal, by place: the words themselves are not here. Ordered by segment_id and start.
+    """
+    keywords: list[Keyword] = field(default_factory=list)
+    """
+    Words that stand out in the call, the most telling first.
     """
 
 
