@@ -185,7 +185,7 @@ def store(warehouse: Tables, made: Sequence[About], *, words: bool = True) -> No
         # of the call either sees it when it looks again, or was done before the deletion.
         asking = {"calls_erased": columns_of(erasures)["calls_erased"]}
         _insert(warehouse, asking)
-        _delete(warehouse, asked)
+    _delete(warehouse, _covered(made, erased) | {call: erased[call] for call in asked})
     # Asked after the deletion: an event of an erased call that is handed in again is no repeat.
     archived = _archived(warehouse, others)
     fresh, again = [], []
@@ -227,6 +227,7 @@ def remake(warehouse: Tables, requests: Sequence[Envelope[Any]], *, words: bool 
     erased = _erased(warehouse, [it for _, it in made], {})
     refused = [(asked, it) for asked, it in made if _is_erased(it, erased)]
     if refused:
+        _delete(warehouse, _covered([it for _, it in refused], erased))
         gone = [asked.state(NAME, it.id, "refused", reason="erased") for asked, it in refused]
         _insert(warehouse, {"stage_states": list(zip(*gone, strict=True))})
     made = [(asked, it) for asked, it in made if not _is_erased(it, erased)]
@@ -308,6 +309,18 @@ def _is_erased(it: About, erased: Mapping[Call, int]) -> bool:
     return it.basis <= erased.get((it.tenant, it.call), _NEVER)
 
 
+def _covered(made: Sequence[About], erased: Mapping[Call, int]) -> dict[Call, int]:
+    """Call -> until when (ms) it is erased, for calls of which an erasure covers something of
+    `made`. Rows of it may be there: an attempt that was stopped while another sink erased the call
+    inserted them after the deletion."""
+    return {
+        call: erased[call]
+        for it in made
+        for call in ((it.tenant, it.call),)
+        if not isinstance(it.envelope.event, CallErased) and _is_erased(it, erased)
+    }
+
+
 def _erase_later(
     warehouse: Tables, made: Sequence[About], erased: Mapping[Call, int]
 ) -> dict[Call, int]:
@@ -319,13 +332,14 @@ def _erase_later(
         for call, at in _erased(warehouse, made, {}).items()
         if at > erased.get(call, _NEVER)
     }
-    if later:
-        _delete(warehouse, later)
+    _delete(warehouse, later)
     return later
 
 
 def _delete(warehouse: Tables, erased: Mapping[Call, int]) -> None:
     """Remove what rests on a basis no later than the erasure, from the disk as well."""
+    if not erased:
+        return
     calls = sorted(erased)
     parameters = {
         "tenants": [tenant for tenant, _ in calls],

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -1067,6 +1068,55 @@ def test_another_sink_that_erases_meanwhile_is_noticed(
     sink(Meanwhile(warehouse), life_of(topics, HAPPY))
     assert one(warehouse, "SELECT count() FROM calls") == 0
     assert one(warehouse, "SELECT count() FROM segments") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again", [False, True], ids=["stored", "made again"])
+def test_what_was_inserted_before_a_stop_is_gone_where_its_call_was_erased_meanwhile(
+    warehouse: Warehouse, topics: Topics, again: bool
+) -> None:
+    """The erasure is another sink's, and was done before these rows were in."""
+    gone = erasure(topics, NOON + timedelta(hours=1))
+    life = life_of(topics, HAPPY)
+    requests = [topics.replay(event, f"again/{at}") for at, event in enumerate(life)]
+
+    def work(tables: Tables) -> None:
+        if again:
+            remake(tables, requests)
+        else:
+            sink(tables, life)
+
+    def kept() -> dict[str, int]:
+        return {
+            table: one(warehouse, f"SELECT count() FROM {table} FINAL WHERE call_id = 'happy'")
+            for table, columns in TABLES.items()
+            if "call_id" in columns
+        }
+
+    class StopsAfterErasure(StopsAfter):
+        def wrote(self) -> None:
+            if self.count == 1:
+                sink(warehouse, [gone])
+            super().wrote()
+
+    stops = 2
+    while True:
+        empty(warehouse)
+        if again:
+            sink(warehouse, life)
+        with suppress(Crash):
+            work(StopsAfterErasure(warehouse, stops))
+            break
+        work(warehouse)
+        left = kept()
+        assert {table for table, count in left.items() if count} <= {
+            "calls_erased", "events", "stage_states",
+        }, f"stopped after write {stops}"  # fmt: skip
+        assert left["events"] == 1
+        states = "SELECT groupUniqArray(state) FROM stage_states WHERE call_id = 'happy'"
+        assert set(one(warehouse, states)) <= {"erased", "refused"}
+        stops += 1
+    assert stops > 8
 
 
 def test_times_that_the_engine_cannot_hold_do_not_poison_their_column(
