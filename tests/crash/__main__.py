@@ -46,6 +46,7 @@ from tests.crash.scenario import (
     CountedParts,
     Phase,
     compared,
+    rows_of_the_erased,
     settings_for,
     state,
 )
@@ -189,7 +190,7 @@ class Harness:
             status = _ended(self._fork(work))
             if status != 0:
                 raise RuntimeError(f"{phase.name} without a crash ended with {status}")
-            steps, self._wanted[phase.name] = json.loads(told.read_text())
+            steps, self._wanted[phase.name] = self._told(phase, told)
             yield phase, [Step(*step) for step in steps]
             if phase.name == upto:
                 return
@@ -210,8 +211,15 @@ class Harness:
         status = _ended(self._fork(work))
         if status != 0:
             raise RuntimeError(f"{phase.name} over the servers ended with {status}")
-        steps, self._wanted[phase.name] = json.loads(told.read_text())
+        steps, self._wanted[phase.name] = self._told(phase, told)
         return [Step(*step) for step in steps]
+
+    def _told(self, phase: Phase, told: Path) -> tuple[list[Any], dict[str, list[str]]]:
+        """The steps of a run without a crash, and what it left."""
+        steps, wanted = json.loads(told.read_text())
+        if phase.erases and (left := rows_of_the_erased(wanted)):
+            raise RuntimeError(f"{phase.name} without a crash left of an erased call: {left}")
+        return steps, wanted
 
     def _space(self) -> str:
         return f"play-{next(self._plays)}"

@@ -139,6 +139,7 @@ def _call(name: str, *sounds: int, **changes: Any) -> CallEnded:
 
 
 GOOD, REFUSED, WAITING, CLAIMED, AMENDED = range(5)
+ERASED = "claimed"
 
 
 def _publish(parts: Parts) -> None:
@@ -151,7 +152,7 @@ def _publish(parts: Parts) -> None:
         _call("good", GOOD),
         _call("refused", REFUSED),
         _call("waiting", WAITING),
-        _call("claimed", CLAIMED, attributes=LARGE),
+        _call(ERASED, CLAIMED, attributes=LARGE),
         _call("good", GOOD, AMENDED, event_id="event-good-2",
               source_updated_at=NOON + timedelta(minutes=1)),
     ):  # fmt: skip
@@ -173,7 +174,7 @@ def _mend(parts: Parts) -> None:
 def _erase(parts: Parts) -> None:
     log = parts.log()
     erased = CallErased(
-        tenant_id=TENANT, call_id="claimed", erased_at=utc_now() + timedelta(hours=3),
+        tenant_id=TENANT, call_id=ERASED, erased_at=utc_now() + timedelta(hours=3),
         requested_by="the caller",
     )  # fmt: skip
     log.commit([parts.codec.encode(erased, id="erasure", source="/test", time=utc_now())], {})
@@ -243,6 +244,8 @@ class Phase:
     """Whether a crash may publish the same event again: an entrance, by design."""
     over: str = ""
     """Whose state it begins with, where that is another phase's."""
+    erases: bool = False
+    """Whether what is left of the call that `_erase` names is looked at, too."""
     only_after: bool = False
     """Whether each step begins where the one before it ended: one kill between two is enough."""
 
@@ -261,6 +264,7 @@ PHASES = (
         _stage("sink", tiers=True, ahead_s=LATER_S),
         _erase,
         tables=True,
+        erases=True,
         only_after=True,
     ),
 )
@@ -273,7 +277,13 @@ SERVED = tuple(
         Phase("ingest", _stage("ingest")),
         Phase("transcribe", _stage("transcribe", tiers=True, ahead_s=LATER_S)),
         Phase("enrich", _stage("enrich", tiers=True, ahead_s=LATER_S)),
-        Phase("sink", _stage("sink", tiers=True, ahead_s=LATER_S), tables=True, over="sink erases"),
+        Phase(
+            "sink",
+            _stage("sink", tiers=True, ahead_s=LATER_S),
+            tables=True,
+            over="sink erases",
+            erases=True,
+        ),
     )
 )
 
@@ -363,6 +373,18 @@ def _tables(warehouse: Warehouse, dropped: Collection[str]) -> dict[str, list[st
             if line
         )
     return found
+
+
+def rows_of_the_erased(found: Mapping[str, list[str]]) -> list[str]:
+    """Tables that tell of the erased call more than that it was erased, one line each."""
+    stays = {"table calls_erased": "", "table events": "CallErased", "table stage_states": "erased"}
+    return [
+        f"{where}: {line[:300]}"
+        for where, lines in found.items()
+        if where.startswith("table ")
+        for line in lines
+        if f'"call_id": "{ERASED}"' in line and not (where in stays and stays[where] in line)
+    ]
 
 
 def compared(
