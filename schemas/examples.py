@@ -461,7 +461,51 @@ def _call_enriched() -> Mapping[str, e.CallEnriched]:
         "transfer": _enriched(transcribed["transfer"]),
         "silence": _enriched(replace(silence, segments=transcribed["happy"].segments), **nothing),
         "not-scored": _enriched(transcribed["mono"], score=None, alerts=[]),
+        "stated": _stated(transcribed["diarized"]),
     }
+
+
+def _stated(transcribed: e.CallTranscribed) -> e.CallEnriched:
+    """With all that an LLM, rules and the voice may add."""
+    plain, said = _enriched(transcribed), transcribed.segments
+    assert plain.score is not None
+    assert plain.summary is not None
+    asked = _evidence(said[1], said[1].text)
+    return replace(
+        plain,
+        moments=[
+            *plain.moments,
+            e.Moment(kind=e.MomentKind.TURN_BETTER, start_ms=said[3].start_ms,
+                     end_ms=said[3].end_ms, role=e.Role.CUSTOMER, segment_ids=[3]),
+        ],
+        sentiments=[
+            replace(each, engine="lexicon+voice:sensevoice", text_score=-0.5, voice_score=-0.75,
+                    voice="angry")
+            for each in plain.sentiments
+        ],
+        findings=[
+            *plain.findings,
+            e.Finding(finding_id="rule-0", kind=e.FindingKind.RULE, label="promised_call_back",
+                      role=e.Role.AGENT, evidence=_evidence(said[2], said[2].text[:8]),
+                      rule="rules/promised_call_back", rule_version="1", engine="rules",
+                      suggestion="Call back today."),
+        ],
+        score=replace(
+            plain.score, value=70.0,
+            changes=[e.ScoreChange(rule="late", rule_version="1", points=-5.0,
+                                   reason="said late", evidence=[asked])],
+        ),
+        summary=replace(
+            plain.summary, method="qwen3", version="1+0123456789ab",
+            statements=[e.Statement(kind=e.StatementKind.DEMAND, text="Wants the money back.",
+                                    evidence=[asked])],
+            answered=e.Answered.PARTLY, resolution=e.Resolution.FOLLOW_UP, dropped=1,
+            usage=e.LlmUsage(requests=2, prompt_tokens=900, completion_tokens=120, seconds=1.5),
+        ),
+        redactions=[e.Redaction(segment_id=1, kind=e.PiiKind.PHONE, start=0, end=5,
+                                start_ms=said[1].start_ms, end_ms=said[1].start_ms + 500)],
+        keywords=[e.Keyword(text="refund", role=e.Role.CUSTOMER, weight=1.0, count=2)],
+    )  # fmt: skip
 
 
 def _alert_raised() -> Mapping[str, e.AlertRaised]:

@@ -53,16 +53,24 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     ),
     "metrics": (*_CHILD, "name", "role", "value"),
     "moments": (*_CHILD, "kind", "role", "start_ms", "end_ms", "segment_ids"),
-    "sentiments": (*_CHILD, "segment_id", "role", "label", "score", "engine"),
+    "sentiments": (
+        *_CHILD, "segment_id", "role", "label", "score", "engine", "text_score", "voice_score",
+        "voice",
+    ),
     "course": (*_CHILD, "quarter", "role", "label", "score"),
     "findings": (
         *_CHILD, "finding_id", "kind", "label", "role", "segment_ids", "start_ms", "end_ms",
-        "quote", "rule", "rule_version", "engine", "confidence",
+        "quote", "rule", "rule_version", "engine", "confidence", "suggestion",
     ),
     "criteria": (
         *_CHILD, "criterion_id", "title", "verdict", "weight", "reason", "suggestion", *_EVIDENCE,
+        "engine",
     ),
+    "score_changes": (*_CHILD, "rule", "rule_version", "points", "reason", *_EVIDENCE),
     "summary_sentences": (*_CHILD, "text", "segment_ids", "start_ms", "end_ms", "quote"),
+    "statements": (*_CHILD, "kind", "text", *_EVIDENCE),
+    "keywords": (*_CHILD, "text", "role", "weight", "count"),
+    "redactions": (*_CHILD, "segment_id", "kind", "start_char", "end_char", "start_ms", "end_ms"),
     "shadows": ("tenant_id", "generation"),
     "generations": (
         "tenant_id", "generation", "event_id", "decision", "decided_at", "decided_by", "reason",
@@ -93,7 +101,9 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         *_EVENT, "transcript_id", "language", "rules_version", "score", "scorecard",
         "scorecard_version", "topics", "emotions", "alerts", "customer_sentiment_start",
         "customer_sentiment_end", "customer_sentiment", "agent_sentiment", "summary",
-        "summary_method", "summary_version", "summary_degraded",
+        "summary_method", "summary_version", "summary_degraded", "keywords", "answered",
+        "resolution", "statements_dropped", "llm_requests", "llm_prompt_tokens",
+        "llm_completion_tokens", "llm_seconds",
     ),
     "alerts": (
         *_EVENT, "raised_at", "rule", "rule_version", "severity", "title", "reason",
@@ -397,7 +407,11 @@ def _parts(event: Any) -> Mapping[str, Sequence[Any]]:
                 "course": event.course,
                 "findings": event.findings,
                 "criteria": event.score.criteria if event.score else (),
+                "score_changes": event.score.changes if event.score else (),
                 "summary_sentences": event.summary.sentences if event.summary else (),
+                "statements": event.summary.statements if event.summary else (),
+                "keywords": event.keywords,
+                "redactions": event.redactions,
             }
     return {}
 
@@ -564,8 +578,28 @@ def _enriched(about: About, event: e.CallEnriched) -> Rows:
             summary.method if summary else "",
             summary.version if summary else "",
             summary.degraded if summary else "",
+            [keyword.text for keyword in event.keywords],
+            *_told(summary),
         ),
     }
+
+
+def _told(summary: e.Summary | None) -> tuple[Any, ...]:
+    """What an LLM judged, and what it took."""
+    if summary is None:
+        return "", "", 0, 0, 0, 0, 0.0
+    used = summary.usage or e.LlmUsage(
+        requests=0, prompt_tokens=0, completion_tokens=0, seconds=0.0
+    )
+    return (
+        "" if summary.answered is e.Answered.UNKNOWN else summary.answered,
+        "" if summary.resolution is e.Resolution.UNKNOWN else summary.resolution,
+        summary.dropped,
+        used.requests,
+        used.prompt_tokens,
+        used.completion_tokens,
+        _finite(used.seconds) or 0.0,
+    )
 
 
 def _labels(findings: Iterable[e.Finding], kind: e.FindingKind) -> list[str]:
@@ -752,6 +786,9 @@ def _sentiments(sentiments: Sequence[e.SegmentSentiment]) -> list[Sequence[Any]]
         [sentiment.label for sentiment in sentiments],
         [sentiment.score for sentiment in sentiments],
         [sentiment.engine for sentiment in sentiments],
+        [_finite(sentiment.text_score) for sentiment in sentiments],
+        [_finite(sentiment.voice_score) for sentiment in sentiments],
+        [sentiment.voice for sentiment in sentiments],
     ]
 
 
@@ -775,6 +812,7 @@ def _findings(findings: Sequence[e.Finding]) -> list[Sequence[Any]]:
         [finding.rule_version for finding in findings],
         [finding.engine for finding in findings],
         [_finite(finding.confidence) for finding in findings],
+        [finding.suggestion for finding in findings],
     ]
 
 
@@ -788,6 +826,18 @@ def _criteria(criteria: Sequence[e.Criterion]) -> list[Sequence[Any]]:
         [criterion.reason for criterion in criteria],
         [criterion.suggestion for criterion in criteria],
         *zip(*evidence, strict=True),
+        [criterion.engine for criterion in criteria],
+    ]
+
+
+def _changes(changes: Sequence[e.ScoreChange]) -> list[Sequence[Any]]:
+    evidence = [_place(change.evidence) for change in changes]
+    return [
+        [change.rule for change in changes],
+        [change.rule_version for change in changes],
+        [_finite(change.points) or 0.0 for change in changes],
+        [change.reason for change in changes],
+        *zip(*evidence, strict=True),
     ]
 
 
@@ -795,6 +845,35 @@ def _sentences(sentences: Sequence[e.SummarySentence]) -> list[Sequence[Any]]:
     return [
         [sentence.text for sentence in sentences],
         *_place([sentence.evidence for sentence in sentences]),
+    ]
+
+
+def _statements(statements: Sequence[e.Statement]) -> list[Sequence[Any]]:
+    evidence = [_place(statement.evidence) for statement in statements]
+    return [
+        [statement.kind for statement in statements],
+        [statement.text for statement in statements],
+        *zip(*evidence, strict=True),
+    ]
+
+
+def _keywords(keywords: Sequence[e.Keyword]) -> list[Sequence[Any]]:
+    return [
+        [keyword.text for keyword in keywords],
+        [keyword.role for keyword in keywords],
+        [_finite(keyword.weight) or 0.0 for keyword in keywords],
+        [keyword.count for keyword in keywords],
+    ]
+
+
+def _redactions(redactions: Sequence[e.Redaction]) -> list[Sequence[Any]]:
+    return [
+        [redaction.segment_id for redaction in redactions],
+        [redaction.kind for redaction in redactions],
+        [redaction.start for redaction in redactions],
+        [redaction.end for redaction in redactions],
+        [redaction.start_ms for redaction in redactions],
+        [redaction.end_ms for redaction in redactions],
     ]
 
 
@@ -807,5 +886,9 @@ _FIELDS: Mapping[str, Callable[[Sequence[Any]], list[Sequence[Any]]]] = {
     "course": _course,
     "findings": _findings,
     "criteria": _criteria,
+    "score_changes": _changes,
     "summary_sentences": _sentences,
+    "statements": _statements,
+    "keywords": _keywords,
+    "redactions": _redactions,
 }
