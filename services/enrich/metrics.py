@@ -1,16 +1,18 @@
 """How the conversation went: who talked how long, when nobody did, who spoke into whom.
 
-Times are integer milliseconds. Nothing depends on where the call starts or on which channel is
-whose, and hold, secure pause and whatever else was masked is no silence and no slow response.
-Cost: n log n in the segments.
+Times are integer milliseconds. Nothing depends on where the call starts, on which channel is
+whose or on the order the segments come in. Hold, secure pause and whatever else was masked counts
+for nothing: neither as silence or wait, nor what was spoken in it. Cost: n log n in the segments
+and masks. What each metric says is told in `docs/metrics.md`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import re
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from schemas.events import (
@@ -46,6 +48,8 @@ NOT_HEARD = frozenset((Flag.NO_SPEECH, Flag.INSIDE_HOLD, Flag.INSIDE_SILENCE))
 NOT_SAID = NOT_HEARD | {Flag.REPEAT_LOOP, Flag.TOO_FAST}
 # Who spoke this shortly before has not begun anew: they go on.
 GOES_ON_MS = 1_000
+# An announcement covers the silences that begin this soon after it: time for the customer's "sure".
+ANNOUNCED_MS = 10_000
 
 METRICS = {
     "conversation_ms": "first word to last, without what was masked",
@@ -55,6 +59,7 @@ METRICS = {
     "turn_count": "times a role took the floor",
     "longest_monologue_ms": "longest stretch without a silence, per role",
     "interruption_count": "times a role spoke into another who went on, per role",
+    "interruption_ms": "spoken into the other in these, per role",
     "words_per_minute": "over the time a role spoke",
     "characters_per_minute": "Han characters over the time a role spoke",
     "response_mean_ms": "from the last word of anybody to this role's answer, per role",
@@ -64,6 +69,8 @@ METRICS = {
     "silence_count": "silences",
     "silence_longest_ms": "the longest silence",
     "silence_share": "silences in conversation_ms, 0.0 to 1.0",
+    "dead_air_ms": "silences that no agent announced",
+    "dead_air_share": "of conversation_ms, 0.0 to 1.0",
     "overlap_ms": "two or more spoke at once",
     "overlap_share": "of conversation_ms, 0.0 to 1.0",
 }
@@ -76,6 +83,7 @@ OF_A_ROLE = frozenset(
         "turn_count",
         "longest_monologue_ms",
         "interruption_count",
+        "interruption_ms",
         "words_per_minute",
         "characters_per_minute",
         "response_mean_ms",
@@ -104,6 +112,7 @@ class Conversation:
     metrics: list[Metric]
     moments: list[Moment]
     turns: list[Turn]
+    """All of them, those in masks too: telephony's clock may be off by a greeting."""
 
 
 def merged(intervals: Iterable[Interval]) -> list[Interval]:
@@ -166,17 +175,19 @@ def converse(
     """
     spoken = sorted(
         (s for s in segments if s.start_ms < s.end_ms and not NOT_HEARD & set(s.flags)),
-        key=lambda s: (s.start_ms, s.end_ms, s.speaker, s.segment_id),
+        key=_in_order,
     )
+    every_turn = _turns([segment for segment in spoken if segment.role not in MACHINES])
+    spoken = _outside(spoken, masks)
     people = [segment for segment in spoken if segment.role not in MACHINES]
     if not people:
-        return Conversation([], [], [])
+        return Conversation([], [], every_turn)
     span_ms = length(unmasked(people[0].start_ms, max(s.end_ms for s in people), masks))
     by_role: dict[Role, list[Segment]] = defaultdict(list)
     for segment in people:
         by_role[segment.role].append(segment)
     roles = sorted(by_role)
-    turns = _turns(people)
+    turns = _turns(people) if masks else every_turn
     silences = _silences(spoken, masks, settings.silence_ms)
     overlaps, interruptions = _overlaps(people, settings.interruption_ms)
     responses = _responses(turns, masks)
@@ -193,8 +204,10 @@ def converse(
         measured("talk_ms", talk[role], role)
         measured("talk_share", talk[role] / all_talk, role)
         measured("turn_count", len(own), role)
-        measured("longest_monologue_ms", _longest(by_role[role], settings.silence_ms), role)
-        measured("interruption_count", interruptions.get(role, 0), role)
+        measured("longest_monologue_ms", _longest(by_role[role], masks, settings.silence_ms), role)
+        into = interruptions.get(role, ())
+        measured("interruption_count", len(into), role)
+        measured("interruption_ms", sum(into), role)
         for name, value in _pace(by_role[role], said).items():
             measured(name, value, role)
         if waits := [wait for turn, wait, _ in responses if turn.role is role]:
@@ -206,9 +219,12 @@ def converse(
     measured("silence_ms", silent_ms)
     measured("silence_count", len(silences))
     measured("silence_longest_ms", max((m.end_ms - m.start_ms for m in silences), default=0))
+    dead_ms = length(_unannounced(spoken, silences))
+    measured("dead_air_ms", dead_ms)
     measured("overlap_ms", overlap_ms)
     if span_ms:
         measured("silence_share", min(silent_ms / span_ms, 1.0))
+        measured("dead_air_share", min(dead_ms / span_ms, 1.0))
         measured("overlap_share", min(overlap_ms / span_ms, 1.0))
     slow = [
         Moment(
@@ -225,7 +241,23 @@ def converse(
     moments = sorted(
         [*silences, *long_overlaps, *slow], key=lambda m: (m.start_ms, m.end_ms, m.kind)
     )
-    return Conversation(metrics, moments, turns)
+    return Conversation(metrics, moments, every_turn)
+
+
+def _outside(spoken: Sequence[Segment], masks: Sequence[Interval]) -> list[Segment]:
+    """What was spoken outside every mask, in order; a segment that a mask cuts is several."""
+    parts: list[Segment] = []
+    for segment in spoken:
+        heard = unmasked(segment.start_ms, segment.end_ms, masks)
+        if heard == [(segment.start_ms, segment.end_ms)]:
+            parts.append(segment)
+        else:
+            parts.extend(replace(segment, start_ms=start, end_ms=end) for start, end in heard)
+    return sorted(parts, key=_in_order)
+
+
+def _in_order(segment: Segment) -> tuple[int, int, str, int]:
+    return segment.start_ms, segment.end_ms, segment.speaker, segment.segment_id
 
 
 def _turns(people: Sequence[Segment]) -> list[Turn]:
@@ -295,14 +327,42 @@ def _owed(before: Segment, after: Segment, agent_heard: bool) -> Role | None:
     return Role.AGENT if agent_heard else None
 
 
+_ANNOUNCES = re.compile(
+    r"\b(?:(?:one|just a|another) (?:moment|minute|second|sec)|a moment|hold on|hang on|on hold"
+    r"|bear with me|please wait|while i (?:check|look|find|get)"
+    r"|let me (?:just |quickly )?(?:check|look|see|find|pull|ask|get))\b"
+    r"|稍等|稍候|等一下|等一等|等我|别挂|不要挂|查一下|看一下|查一查|查看|看看|核实|核对",
+    re.IGNORECASE,
+)
+
+
+def _unannounced(spoken: Sequence[Segment], silences: Sequence[Moment]) -> list[Interval]:
+    """The silences that begin without an agent having asked for a moment shortly before."""
+    if not silences:
+        return []
+    announced = sorted(
+        segment.end_ms
+        for segment in spoken
+        if segment.role is Role.AGENT
+        and not NOT_SAID & set(segment.flags)
+        and _ANNOUNCES.search(segment.text)
+    )
+    found: list[Interval] = []
+    for silence in silences:
+        at = bisect_right(announced, silence.start_ms)
+        if not at or silence.start_ms - announced[at - 1] > ANNOUNCED_MS:
+            found.append((silence.start_ms, silence.end_ms))
+    return found
+
+
 def _asks(text: str) -> bool:
     return text.rstrip().rstrip("。.").endswith(("?", "？", "吗", "呢"))
 
 
 def _overlaps(
     people: Sequence[Segment], interruption_ms: int
-) -> tuple[list[Moment], dict[Role, int]]:
-    """Every stretch in which two or more spoke at once, and who interrupted how often."""
+) -> tuple[list[Moment], dict[Role, list[int]]]:
+    """Every stretch in which two or more spoke at once, and how long whose interruptions were."""
     # At the same instant starts come before ends, so that a speaker's adjoining segments are one.
     edges = sorted(
         (
@@ -311,11 +371,11 @@ def _overlaps(
         )
     )
     found: list[Moment] = []
-    interruptions: dict[Role, int] = defaultdict(int)
+    interruptions: dict[Role, list[int]] = defaultdict(list)
     active: dict[str, set[int]] = defaultdict(set)
     spoke_until: dict[str, int] = {}
     began: dict[str, int] = {}
-    opened: tuple[int, Segment, bool] | None = None
+    opened: tuple[int, Segment, bool, int] | None = None
     inside: set[int] = set()
     for at, is_end, index in edges:
         segment = people[index]
@@ -330,14 +390,14 @@ def _overlaps(
                 inside.add(index)
             elif others:
                 together = any(began[name] == at for name in others)
-                opened = (at, segment, together)
+                opened = (at, segment, together, at - spoke_until.get(speaker, at - GOES_ON_MS))
                 inside = {i for held in active.values() for i in held}
             continue
         active[speaker].discard(index)
         if not active[speaker]:
             del active[speaker]
             if opened is not None and len(active) == 1:
-                start, starter, together = opened
+                start, starter, together, fresh = opened
                 if at > start:
                     found.append(
                         Moment(
@@ -348,20 +408,21 @@ def _overlaps(
                             segment_ids=sorted(people[i].segment_id for i in inside),
                         )
                     )
-                    fresh = start - spoke_until.get(starter.speaker, start - GOES_ON_MS)
                     if not together and at - start >= interruption_ms and fresh >= GOES_ON_MS:
-                        interruptions[starter.role] += 1
+                        interruptions[starter.role].append(at - start)
                 opened = None
             spoke_until[speaker] = at
     return found, interruptions
 
 
-def _longest(segments: Sequence[Segment], pause_ms: int) -> int:
-    """The longest stretch one role spoke without a pause above `pause_ms`."""
+def _longest(segments: Sequence[Segment], masks: Sequence[Interval], pause_ms: int) -> int:
+    """The longest stretch one role spoke without a pause above `pause_ms` and without a mask."""
     longest = 0
     start, until = segments[0].start_ms, segments[0].end_ms
     for segment in segments:
-        if segment.start_ms - until > pause_ms:
+        pause = segment.start_ms - until
+        masked = pause > 0 and length(unmasked(until, segment.start_ms, masks)) < pause
+        if masked or pause > pause_ms:
             start, until = segment.start_ms, segment.end_ms
         until = max(until, segment.end_ms)
         longest = max(longest, until - start)
@@ -371,10 +432,13 @@ def _longest(segments: Sequence[Segment], pause_ms: int) -> int:
 def _pace(segments: Sequence[Segment], said: Mapping[int, tuple[int, int]]) -> dict[str, float]:
     """Words and Han characters per minute, each over the segments that are mostly of its kind."""
     counts = {"words_per_minute": [0, 0], "characters_per_minute": [0, 0]}
+    counted: set[int] = set()  # of a segment that masks part, the words are those of all its parts
     for segment in segments:
         words, characters = said.get(segment.segment_id, (0, 0))
         if words or characters:
             name = "words_per_minute" if words >= characters else "characters_per_minute"
-            counts[name][0] += words + characters
+            if segment.segment_id not in counted:
+                counted.add(segment.segment_id)
+                counts[name][0] += words + characters
             counts[name][1] += segment.end_ms - segment.start_ms
     return {name: count * 60_000 / ms for name, (count, ms) in counts.items() if ms}

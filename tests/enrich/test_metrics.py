@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -26,6 +29,7 @@ from services.enrich.metrics import (
     merged,
     unmasked,
 )
+from services.enrich.sentiment import SENTIMENT_METRICS
 from services.enrich.settings import EnrichSettings
 from tests.enrich.calls import call, segment, timeline
 
@@ -74,6 +78,12 @@ def test_pace_is_per_script() -> None:
     assert ("words_per_minute", C) not in found
 
 
+def test_words_of_a_segment_that_a_mask_parts_are_counted_once() -> None:
+    found = measure(timeline(("a", 0, 10_000)), [(4_000, 6_000)], said={0: (20, 0)})
+    assert found["talk_ms", A] == 8_000
+    assert found["words_per_minute", A] == 150
+
+
 def test_silences_and_who_owed_the_word() -> None:
     segments = timeline(
         ("a", 0, 1000, "How can I help?"),
@@ -115,6 +125,36 @@ def test_hold_is_no_silence_and_no_slow_response() -> None:
     assert found["conversation_ms", None] == 3000
 
 
+def test_what_is_spoken_in_a_mask_is_not_measured() -> None:
+    segments = timeline(
+        ("a", 0, 4000), ("c", 2000, 9000), ("a", 9500, 10_000), ("c", 12_000, 13_000)
+    )
+    found = measure(segments, [(3000, 8000), (11_500, 13_500)])
+    assert found["conversation_ms", None] == 5000
+    assert found["talk_ms", A] == 3000 + 500
+    assert found["talk_ms", C] == 1000 + 1000
+    assert found["overlap_ms", None] == 1000
+    assert found["interruption_ms", C] == 1000
+    assert found["longest_monologue_ms", A] == 3000
+    assert found["longest_monologue_ms", C] == 1000
+    assert (found["turn_count", A], found["turn_count", C]) == (2, 1)
+    assert found["silence_ms", None] == 0
+
+
+def test_a_short_mask_ends_a_monologue_too() -> None:
+    segments = timeline(("a", 0, 3000), ("a", 3500, 6000))
+    assert measure(segments)["longest_monologue_ms", A] == 6000
+    assert measure(segments, [(3100, 3200)])["longest_monologue_ms", A] == 3000
+    assert measure(timeline(("a", 0, 6000)), [(2500, 2600)])["longest_monologue_ms", A] == 3400
+
+
+def test_turns_are_told_in_masks_too() -> None:
+    """What was said first and last is asked of them, and telephony's clock may be off."""
+    conversation = converse(timeline(("a", 0, 1000), ("c", 1500, 2000)), [(0, 1000)], {}, SETTINGS)
+    assert [turn.segment_ids for turn in conversation.turns] == [(0,), (1,)]
+    assert ("talk_ms", A) not in _values(conversation.metrics)
+
+
 def test_an_announcement_is_no_silence_and_takes_no_part() -> None:
     segments = [
         segment("c", 0, 1000),
@@ -124,6 +164,49 @@ def test_an_announcement_is_no_silence_and_takes_no_part() -> None:
     found = measure(segments)
     assert found["silence_count", None] == 0
     assert ("talk_ms", Role.IVR) not in found
+
+
+ANNOUNCEMENTS = [
+    "One moment, please.",
+    "Let me quickly check that for you.",
+    "Please bear with me",
+    "I will put you ON HOLD",
+    "请您稍等",
+    "好的，我帮您查一下",
+]
+
+
+@pytest.mark.parametrize("text", ANNOUNCEMENTS)
+def test_an_announced_silence_is_no_dead_air(text: str) -> None:
+    segments = timeline(
+        ("c", 0, 1000, "Where is it?"),
+        ("a", 4000, 5000, text),
+        ("c", 5500, 6000, "Sure."),
+        ("a", 16_000, 17_000, "Here it is."),
+        ("c", 20_000, 21_000, "Good."),
+    )
+    found = measure(segments)
+    assert found["silence_ms", None] == 3000 + 10_000 + 3000
+    assert found["dead_air_ms", None] == 3000 + 3000
+    assert found["dead_air_share", None] == pytest.approx(6 / 21, abs=1e-4)
+
+
+def test_only_the_agent_announces_and_not_for_ever() -> None:
+    asked = ("a", 0, 1000, "One moment, please.")
+    late = timeline(asked, ("c", 1500, 11_001, "long words"), ("a", 21_000, 22_000))
+    assert measure(late)["dead_air_ms", None] == 9999
+    in_time = timeline(asked, ("c", 1500, 11_000, "long words"), ("a", 21_000, 22_000))
+    assert measure(in_time)["dead_air_ms", None] == 0
+    customer = timeline(("c", 0, 1000, "One moment, please."), ("a", 5000, 6000))
+    assert measure(customer)["dead_air_ms", None] == 4000
+    a_question = timeline(("a", 0, 1000, "How can I help you?"), ("c", 5000, 6000))
+    assert measure(a_question)["dead_air_ms", None] == 4000
+
+
+def test_what_was_not_said_announces_nothing() -> None:
+    invented = segment("a", 0, 1000, "One moment, please.", flags=[Flag.REPEAT_LOOP])
+    found = measure([invented, segment("c", 5000, 6000, number=1)])
+    assert found["dead_air_ms", None] == 4000
 
 
 def test_response_times() -> None:
@@ -152,6 +235,32 @@ def test_overlap_and_who_spoke_into_whom() -> None:
     assert found["overlap_share", None] == pytest.approx(1100 / 8000, abs=1e-4)
     assert found["interruption_count", C] == 1
     assert found["interruption_count", A] == 0
+    assert found["interruption_ms", C] == 1000
+    assert found["interruption_ms", A] == 0
+
+
+def test_interruptions_are_added_up_and_a_short_word_is_none() -> None:
+    found = measure(
+        timeline(
+            ("a", 0, 10_000),
+            ("c", 2000, 2499),
+            ("c", 5000, 5500),
+            ("c", 8000, 11_000),
+            ("a", 12_000, 14_000),
+        )
+    )
+    assert found["interruption_count", C] == 2
+    assert found["interruption_ms", C] == 500 + 2000
+    assert found["overlap_ms", None] == 499 + 500 + 2000
+
+
+def test_an_interruption_counts_where_a_third_comes_in_before_it_is_over() -> None:
+    segments = [
+        segment("c", 0, 5_000),
+        segment("u", 1_000, 3_000, number=1),
+        segment("a", 2_000, 5_000, number=2),
+    ]
+    assert measure(segments)["interruption_count", Role.UNKNOWN] == 1
 
 
 def test_both_at_once_is_nobodys_interruption() -> None:
@@ -231,6 +340,78 @@ def conversations(draw: st.DrawFn) -> list[Segment]:
     return timeline(*((who, start, start + lasts) for who, start, lasts in ordered))
 
 
+MASKS = st.lists(st.tuples(st.integers(0, 70_000), st.integers(1, 9000)), max_size=4).map(
+    lambda found: merged((start, start + lasts) for start, lasts in found)
+)
+
+
+@given(conversations(), MASKS)
+def test_shares_are_shares(segments: list[Segment], masks: list[tuple[int, int]]) -> None:
+    found = measure(segments, masks)
+    shares = {name: value for name, value in found.items() if name[0].endswith("_share")}
+    assert all(0.0 <= value <= 1.0 for value in shares.values())
+    talk = [value for (name, _), value in shares.items() if name == "talk_share"]
+    assert not found or sum(talk) == pytest.approx(1.0, abs=1e-4 * len(talk))
+    assert found.get(("dead_air_ms", None), 0) <= found.get(("silence_ms", None), 0)
+    for role in (A, C):
+        assert found.get(("talk_ms", role), 0) <= found.get(("conversation_ms", None), 0)
+        assert found.get(("interruption_ms", role), 0) <= found.get(("overlap_ms", None), 0)
+
+
+@given(conversations(), MASKS, st.randoms(use_true_random=False))
+def test_the_order_of_segments_changes_nothing(
+    segments: list[Segment], masks: list[tuple[int, int]], random: Random
+) -> None:
+    shuffled = list(segments)
+    random.shuffle(shuffled)
+    assert converse(shuffled, masks, {}, SETTINGS) == converse(segments, masks, {}, SETTINGS)
+
+
+@given(conversations(), MASKS, st.data())
+def test_what_is_spoken_within_a_mask_changes_nothing(
+    segments: list[Segment], masks: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    before = converse(segments, masks, {}, SETTINGS)
+    more = list(segments)
+    for start, end in masks:
+        first = data.draw(st.integers(start, end - 1))
+        last = data.draw(st.integers(first + 1, end))
+        who = data.draw(st.sampled_from("ac"))
+        more.append(segment(who, first, last, "one moment", len(more)))
+    after = converse(more, masks, {}, SETTINGS)
+    assert (before.metrics, before.moments) == (after.metrics, after.moments)
+
+
+@given(conversations(), MASKS)
+def test_a_segment_that_a_mask_cuts_is_several(
+    segments: list[Segment], masks: list[tuple[int, int]]
+) -> None:
+    cut = [
+        replace(each, start_ms=start, end_ms=end)
+        for each in segments
+        for start, end in unmasked(each.start_ms, each.end_ms, masks)
+    ]
+    whole, pieces = (converse(each, masks, {}, SETTINGS) for each in (segments, cut))
+    assert (whole.metrics, whole.moments) == (pieces.metrics, pieces.moments)
+
+
+@given(conversations(), MASKS)
+def test_no_moment_lies_in_a_mask(segments: list[Segment], masks: list[tuple[int, int]]) -> None:
+    for moment in converse(segments, masks, {}, SETTINGS).moments:
+        clear = unmasked(moment.start_ms, moment.end_ms, masks)
+        if moment.kind is MomentKind.SLOW_RESPONSE:  # it lasts from question to answer
+            assert length(clear) > SETTINGS.slow_response_ms
+        else:
+            assert clear == [(moment.start_ms, moment.end_ms)]
+
+
+def test_the_page_tells_every_metric_and_no_other() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+    told = re.findall(r"^\| `([^`]+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(told) == len(set(told))
+    assert set(told) == set(METRICS) | {f"<role>_{name}" for name in SENTIMENT_METRICS}
+
+
 def _values(metrics: list[Metric]) -> dict[tuple[str, Role | None], float]:
     return {(metric.name, metric.role): metric.value for metric in metrics}
 
@@ -265,7 +446,13 @@ def test_exchanging_the_roles_exchanges_their_metrics(segments: list[Segment]) -
     ]
     before = _values(converse(segments, [], {}, SETTINGS).metrics)
     after = _values(converse(exchanged, [], {}, SETTINGS).metrics)
-    symmetric = {"talk_ms", "talk_share", "longest_monologue_ms", "interruption_count"}
+    symmetric = {
+        "talk_ms",
+        "talk_share",
+        "longest_monologue_ms",
+        "interruption_count",
+        "interruption_ms",
+    }
     for (name, role), value in before.items():
         if role is None:
             assert after[name, None] == value
