@@ -1,37 +1,109 @@
-"""The conditions that scorecards and alerts are written in: read from YAML, held against a call.
+"""The conditions that rules, scorecards and alerts are written in: read from YAML, held to a call.
 
-said: [phrase, ...]      by, part (anywhere, opening, closing), at_least
-topic: [label, ...]      by, at_least
-emotion: [label, ...]    by, at_least
+said: [phrase, ...]      topic: [label, ...]      emotion: [label, ...]
+moment: silence          longer_than_ms
+                         the four take by, part (anywhere, opening, closing), first_s, last_s and
+                         at_least
 metric: name             role, above and/or below
 sentiment: negative      of (role), at (whole, start, end)
-moment: silence          by, longer_than_ms, at_least
+call: {field: ...}       what telephony knows: a value, a list of them, or above and/or below
 all: [...]   any: [...]   not: {...}
 near: [...]              within_s: each of them, the furthest no more than that apart
+sequence: [...]          each after the other; within_s: between neighbours
+not: {...}               after or before: {...}, within_s: missing there, at least once
+
+What stands in `near`, `sequence`, `after` or `before` has a place in time. A condition is pure, and
+costs n log n in what was heard, however long the call.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import accumulate
+from typing import NamedTuple, Protocol
 
-from schemas.events import Evidence, Finding, FindingKind, Moment, MomentKind, Role, SentimentLabel
-from services.enrich.findings import Hit
+import yaml
+
+from schemas.events import (
+    CallTranscribed,
+    Consent,
+    Direction,
+    DisconnectedBy,
+    Disposition,
+    Evidence,
+    Finding,
+    FindingKind,
+    Metric,
+    Moment,
+    MomentKind,
+    Platform,
+    Role,
+    SegmentKind,
+    SentimentLabel,
+)
+from services.enrich.findings import NOT_HUMAN, Heard, Hit
 from services.enrich.lexicon import spell_out
-from services.enrich.metrics import METRICS, OF_A_ROLE, Turn
+from services.enrich.metrics import METRICS, OF_A_ROLE, Turn, hold_ms
 from services.enrich.sentiment import Sentiment, label
 from services.runtime.yaml_file import Item
 
 OPENING_TURNS = 2
 CLOSING_TURNS = 3
+# Words next to each other in a text of estimated times may overlap by what rounding adds.
+ROUNDING_MS = 1
+LONGEST_S = 86_400
 ROLES = {role.value.lower(): role for role in Role}
 MOMENTS = {kind.value.lower(): kind for kind in MomentKind if kind is not MomentKind.UNKNOWN}
 LABELS = {
     label.value.lower(): label for label in SentimentLabel if label is not SentimentLabel.UNKNOWN
 }
+PARTS = ("anywhere", "opening", "closing")
+
+CALL_NUMBERS = {
+    "duration_ms": "from start to end",
+    "talk_ms": "agent and customer were connected",
+    "queue_ms": "waited in queue",
+    "ring_ms": "from start to answer",
+    "hold_ms": "on hold, all holds together",
+    "acw_ms": "after-call work",
+    "holds": "times on hold",
+    "transfers": "times transferred",
+    "parties": "people who took part",
+    "sip_status": "SIP status the call ended with",
+    "q850_cause": "Q.850 cause the call ended with",
+    "mos_min": "lowest mean opinion score measured, 1.0 to 5.0",
+}
+"""Name -> what it is, of every number that telephony may know of a call."""
+
+_CHOICES = {
+    name: frozenset(each.value.lower() for each in kind if each.value != "UNKNOWN")
+    for name, kind in (
+        ("direction", Direction),
+        ("disposition", Disposition),
+        ("disconnected_by", DisconnectedBy),
+        ("platform", Platform),
+        ("consent", Consent),
+    )
+}
+CALL_TEXTS: Mapping[str, Collection[str]] = {
+    "queue": (),
+    "agent": (),
+    "language": (),
+    **_CHOICES,
+    "disconnect_reason": (),
+    "dialed_address": (),
+    "wrap_up_code": (),
+    "legal_hold": ("yes", "no"),
+}
+"""Name -> the values it may have, none where any text will do, of what telephony says in words."""
+
+CallFact = float | tuple[str, ...]
+"""A number, or words of which each is one of its names, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +119,98 @@ class Facts:
     """Ids of the segments in each role's first turns."""
     closing: Collection[int]
     """Ids of the segments in each role's last turns."""
+    span: tuple[int, int] | None = None
+    """Ms of the first word and of the end of the last; None where nobody spoke."""
+    ends: tuple[int, ...] = ()
+    """Ids of the first and the last segment of the conversation."""
+    call: Mapping[str, CallFact] = field(default_factory=dict)
+    """What telephony knows; what it does not know is not there."""
+
+
+def facts_of(
+    event: CallTranscribed,
+    heard: Heard,
+    turns: Sequence[Turn],
+    moments: Sequence[Moment],
+    metrics: Sequence[Metric],
+    sentiments: Mapping[Role, Sentiment],
+) -> Facts:
+    """The facts of a call, from what the parts of enrich found in it."""
+    return Facts(
+        findings=heard.findings,
+        phrases=heard.phrases,
+        metrics={(metric.name, metric.role): metric.value for metric in metrics},
+        moments=moments,
+        sentiments=sentiments,
+        opening=openings(turns),
+        closing=closings(turns),
+        span=(turns[0].start_ms, max(turn.end_ms for turn in turns)) if turns else None,
+        ends=tuple(dict.fromkeys((turns[0].segment_ids[0], turns[-1].segment_ids[-1])))
+        if turns
+        else (),
+        call=call_facts(event),
+    )
+
+
+def call_facts(event: CallTranscribed) -> dict[str, CallFact]:
+    """What telephony knows of a call, by the names of CALL_NUMBERS and CALL_TEXTS.
+
+    `attributes.NAME` is what the platform calls NAME. A list of intervals tells of holds and
+    transfers only where there is one.
+    """
+    call = event.call
+    lasted_ms = (call.ended_at - call.started_at).total_seconds() * 1000
+    rang_ms: float | None = None
+    if call.answered_at is not None:
+        rang_ms = (call.answered_at - call.started_at).total_seconds() * 1000
+    kinds = [part.kind for part in call.segments]
+    transferred = call.disconnected_by is DisconnectedBy.TRANSFER
+    people = sum(1 for each in call.participants if each.role not in NOT_HUMAN)
+    held_ms = hold_ms(event)
+    numbers: dict[str, float | None] = {
+        "duration_ms": lasted_ms if lasted_ms > 0 else event.duration_ms,
+        "talk_ms": call.talk_ms,
+        "queue_ms": call.queue_ms,
+        "ring_ms": rang_ms,
+        "hold_ms": held_ms if held_ms or kinds else call.hold_ms,
+        "acw_ms": call.acw_ms,
+        "holds": kinds.count(SegmentKind.HOLD) if kinds else None,
+        "transfers": max(kinds.count(SegmentKind.TRANSFER), int(transferred))
+        if kinds or transferred
+        else None,
+        "parties": people or None,
+        "sip_status": call.sip_status,
+        "q850_cause": call.q850_cause,
+        "mos_min": call.mos_min,
+    }
+    agents = (each.agent_id for each in call.participants if each.role is Role.AGENT)
+    texts: dict[str, Sequence[str | None]] = {
+        "queue": (call.queue.id, call.queue.name) if call.queue else (),
+        "agent": tuple(agents),
+        "language": call.language_hints if event.language in ("", "und") else (event.language,),
+        "direction": (call.direction.value,),
+        "disposition": (call.disposition.value,),
+        "disconnected_by": (call.disconnected_by.value,),
+        "platform": (call.source.platform.value,),
+        "consent": (call.consent.value,),
+        "disconnect_reason": (call.disconnect_reason_raw,),
+        "dialed_address": (call.dialed_address,),
+        "wrap_up_code": (call.wrap_up_code,),
+        "legal_hold": ("yes" if call.legal_hold else "no",),
+        **{f"attributes.{name}": (value,) for name, value in call.attributes.items()},
+    }
+    found: dict[str, CallFact] = {
+        name: float(value) for name, value in numbers.items() if value is not None
+    }
+    for name, values in texts.items():
+        known = tuple(_folded(value) for value in values if value)
+        if known and not (name in _CHOICES and known == ("unknown",)):
+            found[name] = known
+    return found
+
+
+def _folded(text: str) -> str:
+    return text.strip().casefold()
 
 
 def openings(turns: Sequence[Turn]) -> set[int]:
@@ -67,6 +231,19 @@ def _first(turns: Sequence[Turn], count: int) -> set[int]:
     return ids
 
 
+class Occurrence(NamedTuple):
+    """One time that a condition came true."""
+
+    start_ms: int
+    end_ms: int
+    evidence: tuple[Evidence, ...]
+
+    @property
+    def past_ms(self) -> int:
+        """What starts then or later comes after it; never itself."""
+        return max(self.end_ms - ROUNDING_MS, self.start_ms + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Whether a condition holds, what shows it, and why, as a clause without a full stop."""
@@ -74,9 +251,25 @@ class Outcome:
     held: bool
     reason: str
     evidence: tuple[Evidence, ...] = ()
+    what: str = ""
+    """The condition, in words."""
+    parts: tuple[Outcome, ...] = ()
+    """The outcomes of the conditions it is made of, in order."""
+    times: tuple[Occurrence, ...] | None = None
+    """When it came true; None where each piece of evidence is such a time."""
+
+    def occurrences(self) -> Sequence[Occurrence]:
+        """When the condition came true, in no order; nothing where it does not hold."""
+        if not self.held:
+            return ()
+        if self.times is not None:
+            return self.times
+        return [Occurrence(each.start_ms, each.end_ms, (each,)) for each in self.evidence]
 
 
 class Condition(Protocol):
+    """Holds for a call, or does not."""
+
     def check(self, facts: Facts) -> Outcome: ...
 
 
@@ -84,46 +277,75 @@ def _who(roles: Collection[Role]) -> str:
     return " or ".join(sorted(role.value.lower() for role in roles)) if roles else "anybody"
 
 
-def _enough(
-    found: Sequence[Evidence], at_least: int, what: str, roles: Collection[Role]
-) -> Outcome:
-    if len(found) >= at_least:
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Whose words count, where in the call, and how many it takes."""
+
+    by: frozenset[Role] = frozenset()
+    part: str = "anywhere"
+    first_ms: int | None = None
+    last_ms: int | None = None
+    at_least: int = 1
+
+    def counts(self, evidence: Evidence, facts: Facts) -> bool:
+        if self.by and evidence.role not in self.by:
+            return False
+        if self.part != "anywhere":
+            part = facts.opening if self.part == "opening" else facts.closing
+            if not any(number in part for number in evidence.segment_ids):
+                return False
+        if self.first_ms is None and self.last_ms is None:
+            return True
+        if facts.span is None:
+            return False
+        begin, end = facts.span
+        return (self.first_ms is None or evidence.start_ms - begin <= self.first_ms) and (
+            self.last_ms is None or end - evidence.start_ms <= self.last_ms
+        )
+
+    def __str__(self) -> str:
+        by = f" by {_who(self.by)}" if self.by else ""
+        return by + self.place + (f", {self.at_least} times or more" if self.at_least > 1 else "")
+
+    @property
+    def place(self) -> str:
+        """The part of the call, in words."""
+        said = f" in the {self.part}" if self.part != "anywhere" else ""
+        if self.first_ms is not None:
+            said += f" in the first {self.first_ms / 1000:g} s"
+        if self.last_ms is not None:
+            said += f" in the last {self.last_ms / 1000:g} s"
+        return said
+
+
+def _enough(found: Sequence[Evidence], where: Where, about: str, what: str) -> Outcome:
+    if len(found) >= where.at_least:
         first = found[0]
         count = f", {len(found)} times" if len(found) > 1 else ""
-        return Outcome(
-            True,
-            f"{first.role.value.lower()}: “{first.quote}” ({what}{count})",
-            tuple(found),
-        )
-    few = f"only {len(found)} of {at_least}" if found else "not heard"
-    return Outcome(False, f"{few} from {_who(roles)}: {what}", tuple(found))
+        reason = f"{first.role.value.lower()}: “{first.quote}” ({about}{count})"
+        return Outcome(True, reason, tuple(found), what)
+    few = f"only {len(found)} of {where.at_least}" if found else "not heard"
+    reason = f"{few} from {_who(where.by)}{where.place}: {about}"
+    return Outcome(False, reason, tuple(found), what)
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
     number: int
     about: str
-    by: frozenset[Role]
-    part: str
-    at_least: int
+    where: Where
 
     def check(self, facts: Facts) -> Outcome:
-        within = {"opening": facts.opening, "closing": facts.closing}.get(self.part)
-        found = [
-            hit.evidence
-            for hit in facts.phrases.get(self.number, ())
-            if (not self.by or hit.evidence.role in self.by)
-            and (within is None or hit.segment_id in within)
-        ]
-        return _enough(found, self.at_least, self.about, self.by)
+        hits = facts.phrases.get(self.number, ())
+        found = [hit.evidence for hit in hits if self.where.counts(hit.evidence, facts)]
+        return _enough(found, self.where, self.about, f"said {self.about}{self.where}")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     kind: FindingKind
     labels: frozenset[str]
-    by: frozenset[Role]
-    at_least: int
+    where: Where
 
     def check(self, facts: Facts) -> Outcome:
         found = [
@@ -131,32 +353,92 @@ class Found:
             for finding in facts.findings
             if finding.kind is self.kind
             and finding.label in self.labels
-            and (not self.by or finding.role in self.by)
+            and self.where.counts(finding.evidence, facts)
         ]
+        kind = self.kind.value.lower()
         labels = sorted({finding.label for finding in found} or self.labels)
-        what = f"{self.kind.value.lower()} {' or '.join(labels)}"
-        return _enough([finding.evidence for finding in found], self.at_least, what, self.by)
+        about = f"{kind} {' or '.join(labels)}"
+        what = f"{kind} {' or '.join(sorted(self.labels))}{self.where}"
+        return _enough([finding.evidence for finding in found], self.where, about, what)
+
+
+def _shown(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """What a number has to be."""
+
+    above: float | None = None
+    below: float | None = None
+    one_of: frozenset[float] = frozenset()
+
+    def judge(self, name: str, value: float) -> tuple[bool, str]:
+        if self.above is not None and not value > self.above:
+            return False, f"{name} is {_shown(value)}, not above {_shown(self.above)}"
+        if self.below is not None and not value < self.below:
+            return False, f"{name} is {_shown(value)}, not below {_shown(self.below)}"
+        if self.one_of and value not in self.one_of:
+            return False, f"{name} is {_shown(value)}, not {self}"
+        return True, f"{name} is {_shown(value)}" + ("" if self.one_of else f", {self}")
+
+    def __str__(self) -> str:
+        edges = [f"above {_shown(self.above)}"] if self.above is not None else []
+        edges += [f"below {_shown(self.below)}"] if self.below is not None else []
+        edges += [" or ".join(_shown(each) for each in sorted(self.one_of))] if self.one_of else []
+        return " and ".join(edges)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     name: str
     role: Role | None
-    above: float | None
-    below: float | None
+    edges: Edges
 
     def check(self, facts: Facts) -> Outcome:
         value = facts.metrics.get((self.name, self.role))
         name = f"{self.role.value.lower()} {self.name}" if self.role else self.name
+        what = f"{name} {self.edges}"
         if value is None:
-            return Outcome(False, f"{name} was not measured")
-        if self.above is not None and not value > self.above:
-            return Outcome(False, f"{name} is {value:g}, not above {self.above:g}")
-        if self.below is not None and not value < self.below:
-            return Outcome(False, f"{name} is {value:g}, not below {self.below:g}")
-        edges = [f"above {self.above:g}"] if self.above is not None else []
-        edges += [f"below {self.below:g}"] if self.below is not None else []
-        return Outcome(True, f"{name} is {value:g}, {' and '.join(edges)}")
+            return Outcome(False, f"{name} was not measured", (), what)
+        held, reason = self.edges.judge(name, value)
+        return Outcome(held, reason, (), what)
+
+
+@dataclass(frozen=True, slots=True)
+class CallNumber:
+    name: str
+    edges: Edges
+
+    def check(self, facts: Facts) -> Outcome:
+        value = facts.call.get(self.name)
+        what = f"call {self.name} {self.edges}"
+        if not isinstance(value, float):
+            return Outcome(False, f"{self.name} is not known", (), what)
+        held, reason = self.edges.judge(self.name, value)
+        return Outcome(held, reason, (), what)
+
+
+@dataclass(frozen=True, slots=True)
+class CallText:
+    name: str
+    one_of: tuple[str, ...]
+    """In lower case. A language stands for its regions, too: zh for zh-CN."""
+
+    def check(self, facts: Facts) -> Outcome:
+        values = facts.call.get(self.name)
+        wanted = " or ".join(self.one_of)
+        what = f"call {self.name} {wanted}"
+        if not isinstance(values, tuple):
+            return Outcome(False, f"{self.name} is not known", (), what)
+        held = any(self._is(value, one) for value in values for one in self.one_of)
+        said = ", ".join(dict.fromkeys(values))
+        reason = f"{self.name} is {said}" + ("" if held else f", not {wanted}")
+        return Outcome(held, reason, (), what)
+
+    def _is(self, value: str, one: str) -> bool:
+        return value == one or (self.name == "language" and value.startswith(f"{one}-"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,55 +449,53 @@ class Feels:
 
     def check(self, facts: Facts) -> Outcome:
         who = self.of.value.lower()
+        when = "over the call" if self.at == "whole" else f"at the {self.at}"
+        what = f"{who} {self.label.value.lower()} {when}"
         if (sentiment := facts.sentiments.get(self.of)) is None:
-            return Outcome(False, f"sentiment of {who} is unknown")
+            return Outcome(False, f"sentiment of {who} is unknown", (), what)
         score = {"whole": sentiment.whole, "start": sentiment.start, "end": sentiment.end}[self.at]
         found = label(score)
-        when = "over the call" if self.at == "whole" else f"at the {self.at}"
-        return Outcome(found is self.label, f"{who} is {found.value.lower()} {when} ({score:+.2f})")
+        reason = f"{who} is {found.value.lower()} {when} ({score:+.2f})"
+        return Outcome(found is self.label, reason, (), what)
 
 
 @dataclass(frozen=True, slots=True)
 class Happened:
     kind: MomentKind
-    by: frozenset[Role]
     longer_than_ms: int
-    at_least: int
+    where: Where
 
     def check(self, facts: Facts) -> Outcome:
-        found = [
-            moment
-            for moment in facts.moments
-            if moment.kind is self.kind
-            and moment.end_ms - moment.start_ms > self.longer_than_ms
-            and (not self.by or (moment.role or Role.UNKNOWN) in self.by)
-        ]
-        kind = self.kind.value.lower().replace("_", " ")
-        least = f" above {self.longer_than_ms / 1000:g} s" if self.longer_than_ms else ""
-        what = f"{len(found) or 'no'} {kind}{least}"
-        if found:
-            longest = max(moment.end_ms - moment.start_ms for moment in found)
-            what += f", the longest {longest / 1000:.1f} s"
-        evidence = tuple(
+        evidence = [
             Evidence(
                 start_ms=moment.start_ms,
                 end_ms=moment.end_ms,
                 segment_ids=list(moment.segment_ids),
                 role=moment.role or Role.UNKNOWN,
             )
-            for moment in found
-        )
-        return Outcome(len(found) >= self.at_least, what, evidence)
+            for moment in facts.moments
+            if moment.kind is self.kind and moment.end_ms - moment.start_ms > self.longer_than_ms
+        ]
+        found = [each for each in evidence if self.where.counts(each, facts)]
+        kind = self.kind.value.lower().replace("_", " ")
+        least = f" above {self.longer_than_ms / 1000:g} s" if self.longer_than_ms else ""
+        reason = f"{len(found) or 'no'} {kind}{least}"
+        if found:
+            longest = max(each.end_ms - each.start_ms for each in found)
+            reason += f", the longest {longest / 1000:.1f} s"
+        held = len(found) >= self.where.at_least
+        return Outcome(held, reason, tuple(found), f"{kind}{least}{self.where}")
 
 
 @dataclass(frozen=True, slots=True)
 class Every:
     of: tuple[Condition, ...]
+    what: str = "all of"
 
     def check(self, facts: Facts) -> Outcome:
-        outcomes = [condition.check(facts) for condition in self.of]
+        outcomes = tuple(condition.check(facts) for condition in self.of)
         failed = [outcome for outcome in outcomes if not outcome.held]
-        return _joined(not failed, failed or outcomes)
+        return _joined(not failed, failed or outcomes, self.what, outcomes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,9 +503,12 @@ class Either:
     of: tuple[Condition, ...]
 
     def check(self, facts: Facts) -> Outcome:
-        outcomes = [condition.check(facts) for condition in self.of]
+        outcomes = tuple(condition.check(facts) for condition in self.of)
         held = [outcome for outcome in outcomes if outcome.held]
-        return _joined(bool(held), held or outcomes)
+        times = None
+        if any(outcome.times is not None for outcome in held):
+            times = tuple(each for outcome in held for each in outcome.occurrences())
+        return _joined(bool(held), held or outcomes, "any of", outcomes, times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,58 +517,245 @@ class Inverse:
 
     def check(self, facts: Facts) -> Outcome:
         outcome = self.of.check(facts)
-        return Outcome(not outcome.held, outcome.reason, outcome.evidence)
+        return Outcome(not outcome.held, outcome.reason, outcome.evidence, "not", (outcome,))
 
 
 @dataclass(frozen=True, slots=True)
 class Near:
+    """Each of them, none starting more than `within_ms` from another."""
+
     of: tuple[Condition, ...]
     within_ms: int
 
     def check(self, facts: Facts) -> Outcome:
-        outcomes = [condition.check(facts) for condition in self.of]
+        what = f"within {self.within_ms / 1000:g} s of each other"
+        outcomes = tuple(condition.check(facts) for condition in self.of)
         failed = [outcome for outcome in outcomes if not outcome.held]
         if failed:
-            return _joined(False, failed)
+            return _joined(False, failed, what, outcomes, ())
         shown = sorted(
-            (
-                (evidence.start_ms, evidence.end_ms, child, evidence)
-                for child, outcome in enumerate(outcomes)
-                for evidence in outcome.evidence
-            ),
-            key=lambda each: each[:3],
+            ((child, each) for child, one in enumerate(outcomes) for each in one.occurrences()),
+            key=lambda pair: (pair[1].start_ms, pair[1].end_ms, pair[0]),
         )
-        window: deque[tuple[int, int, Evidence]] = deque()
+        window: deque[tuple[int, int]] = deque()
+        latest: list[Occurrence | None] = [None] * len(self.of)
         inside = [0] * len(self.of)
         missing = len(self.of)
-        for start_ms, _, child, each in shown:
-            window.append((start_ms, child, each))
+        times: list[Occurrence] = []
+        for child, each in shown:
+            window.append((each.start_ms, child))
+            latest[child] = each
             missing -= not inside[child]
             inside[child] += 1
-            while start_ms - window[0][0] > self.within_ms:
-                _, gone, _ = window.popleft()
+            while each.start_ms - window[0][0] > self.within_ms:
+                _, gone = window.popleft()
                 inside[gone] -= 1
                 missing += not inside[gone]
             if not missing:
-                latest = {child: evidence for _, child, evidence in window}
-                evidence = tuple(latest[child] for child in range(len(self.of)))
-                quotes = " with ".join(f"“{e.quote}”" for e in evidence)
-                starts = [e.start_ms for e in evidence]
-                apart = (max(starts) - min(starts)) / 1000
-                return Outcome(True, f"{quotes}, {apart:.0f} s apart", evidence)
-        return Outcome(False, f"never within {self.within_ms / 1000:g} s of each other")
+                times.append(_together([one for one in latest if one is not None]))
+        if not times:
+            return Outcome(False, f"never {what}", (), what, outcomes, ())
+        first = times[0]
+        starts = [evidence.start_ms for evidence in first.evidence]
+        apart = (max(starts) - min(starts)) / 1000
+        quotes = " with ".join(_quoted(evidence) for evidence in first.evidence)
+        reason = f"{quotes}, {apart:.0f} s apart"
+        return Outcome(True, reason, first.evidence, what, outcomes, tuple(times))
 
 
-def _joined(held: bool, outcomes: Sequence[Outcome]) -> Outcome:
-    evidence: dict[tuple[int, int, str], Evidence] = {}
-    for outcome in outcomes:
-        for each in outcome.evidence:
-            evidence.setdefault((each.start_ms, each.end_ms, each.quote), each)
+def _together(occurrences: Sequence[Occurrence]) -> Occurrence:
+    return Occurrence(
+        min(each.start_ms for each in occurrences),
+        max(each.end_ms for each in occurrences),
+        tuple(evidence for each in occurrences for evidence in each.evidence),
+    )
+
+
+def _quoted(evidence: Evidence) -> str:
+    if evidence.quote:
+        return f"“{evidence.quote}”"
+    return f"{(evidence.end_ms - evidence.start_ms) / 1000:.1f} s without words"
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Each after the one before it."""
+
+    of: tuple[Condition, ...]
+    within_ms: tuple[int | None, ...]
+    """From the end of each to the start of the next, at most; None: however long."""
+
+    def check(self, facts: Facts) -> Outcome:
+        what = "in this order" + "".join(
+            f", {i} to {i + 1} within {most / 1000:g} s"
+            for i, most in enumerate(self.within_ms, 1)
+            if most is not None
+        )
+        outcomes = tuple(condition.check(facts) for condition in self.of)
+        failed = [outcome for outcome in outcomes if not outcome.held]
+        if failed:
+            return _joined(False, failed, what, outcomes, ())
+        reached = list(outcomes[0].occurrences())
+        for step, (outcome, most) in enumerate(zip(outcomes[1:], self.within_ms, strict=True)):
+            reached = _after(reached, outcome.occurrences(), most)
+            if not reached:
+                within = f" within {most / 1000:g} s" if most is not None else ""
+                reason = f"{outcome.what} did not follow {outcomes[step].what}{within}"
+                return Outcome(False, reason, (), what, outcomes, ())
+        first = min(reached, key=lambda each: (each.end_ms, each.start_ms))
+        quotes = [_quoted(evidence) for evidence in first.evidence]
+        took = (first.evidence[-1].start_ms - first.evidence[0].start_ms) / 1000
+        reason = f"{', then '.join(quotes)}, {took:.0f} s from first to last"
+        # What comes after the whole comes after its last part: the others' places are history.
+        ends = tuple(Occurrence(last.start_ms, last.end_ms, last.evidence) for last in reached)
+        return Outcome(True, reason, first.evidence, what, outcomes, ends)
+
+
+def _after(
+    before: Sequence[Occurrence], following: Sequence[Occurrence], most_ms: int | None
+) -> list[Occurrence]:
+    """Those of `following` that come after one of `before`, each with the evidence of the latest.
+
+    Start and end are those of the following one. Cost: n log n.
+    """
+    waiting = sorted(before, key=lambda each: (each.past_ms, each.end_ms))
+    found: list[Occurrence] = []
+    best: Occurrence | None = None
+    at = 0
+    for each in sorted(following, key=lambda one: (one.start_ms, one.end_ms)):
+        while at < len(waiting) and waiting[at].past_ms <= each.start_ms:
+            if best is None or waiting[at].end_ms >= best.end_ms:
+                best = waiting[at]
+            at += 1
+        if best is not None and (most_ms is None or each.start_ms - best.end_ms <= most_ms):
+            evidence = (*best.evidence, *each.evidence)
+            found.append(Occurrence(each.start_ms, each.end_ms, evidence))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """At some time that `beside` comes true, `of` does not follow it, or precede it."""
+
+    of: Condition
+    beside: Condition
+    before: bool
+    within_ms: int | None
+
+    def check(self, facts: Facts) -> Outcome:
+        place = "before" if self.before else "after"
+        within = f"within {self.within_ms / 1000:g} s " if self.within_ms is not None else ""
+        what = f"the first not {within}{place} the second"
+        absent, beside = self.of.check(facts), self.beside.check(facts)
+        parts = (absent, beside)
+        if not beside.held:
+            return Outcome(False, beside.reason, (), what, parts)
+        there = absent.occurrences()
+        times = beside.occurrences()
+        alone = self._none_before(times, there) if self.before else self._none_after(times, there)
+        if not alone:
+            return Outcome(
+                False, f"{absent.reason}, {within}{place} each: {beside.reason}", (), what, parts
+            )
+        alone.sort(key=lambda each: (each.start_ms, each.end_ms))
+        quotes = ", ".join(_quoted(evidence) for evidence in alone[0].evidence)
+        count = f" ({len(alone)} times)" if len(alone) > 1 else ""
+        reason = f"{within}{place} {quotes}{count} nothing of: {absent.what}"
+        pieces = _distinct(evidence for each in alone for evidence in each.evidence)
+        return Outcome(True, reason, pieces, what, parts)
+
+    def _none_after(
+        self, times: Sequence[Occurrence], there: Sequence[Occurrence]
+    ) -> list[Occurrence]:
+        starts = sorted(each.start_ms for each in there)
+
+        def followed(each: Occurrence) -> bool:
+            at = bisect_left(starts, each.past_ms)
+            return at < len(starts) and self._close(starts[at] - each.end_ms)
+
+        return [each for each in times if not followed(each)]
+
+    def _none_before(
+        self, times: Sequence[Occurrence], there: Sequence[Occurrence]
+    ) -> list[Occurrence]:
+        order = sorted((each.past_ms, each.end_ms) for each in there)
+        pasts = [past_ms for past_ms, _ in order]
+        latest = list(accumulate((end_ms for _, end_ms in order), max))
+
+        def preceded(each: Occurrence) -> bool:
+            at = bisect_right(pasts, each.start_ms)
+            return at > 0 and self._close(each.start_ms - latest[at - 1])
+
+        return [each for each in times if not preceded(each)]
+
+    def _close(self, apart_ms: int) -> bool:
+        return self.within_ms is None or apart_ms <= self.within_ms
+
+
+def _distinct(pieces: Iterable[Evidence]) -> tuple[Evidence, ...]:
+    found: dict[tuple[int, int, str], Evidence] = {}
+    for each in pieces:
+        found.setdefault((each.start_ms, each.end_ms, each.quote), each)
+    return tuple(found.values())
+
+
+def _joined(
+    held: bool,
+    outcomes: Sequence[Outcome],
+    what: str,
+    parts: tuple[Outcome, ...],
+    times: tuple[Occurrence, ...] | None = None,
+) -> Outcome:
     return Outcome(
         held,
         "; ".join(dict.fromkeys(outcome.reason for outcome in outcomes)),
-        tuple(evidence.values()),
+        _distinct(evidence for outcome in outcomes for evidence in outcome.evidence),
+        what,
+        parts,
+        times,
     )
+
+
+def nearest(word: str, allowed: Collection[str]) -> str:
+    """What `word` may have been meant to be, as the begin of a mend; empty where nothing is."""
+    near = difflib.get_close_matches(word, sorted(allowed), 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def read_fields(
+    item: Item, required: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, Item]:
+    """As Item.fields; a key that is not known is told with the one it is like."""
+    allowed = [*required, *optional]
+    for name, each in item.entries().items():
+        if name not in allowed and (mend := nearest(name, allowed)):
+            raise each.error(f"is not known here; {mend}allowed are {', '.join(allowed)}")
+    return item.fields(required, optional)
+
+
+def read_choice(item: Item, allowed: Collection[str]) -> str:
+    """As Item.choice; a word that is not allowed is told with the one it is like."""
+    text = item.text()
+    if text not in allowed and (mend := nearest(text, allowed)):
+        raise item.error(f"{text!r} is not allowed; {mend}allowed are {', '.join(sorted(allowed))}")
+    return item.choice(allowed)
+
+
+def read_choices(item: Item, allowed: Collection[str]) -> frozenset[str]:
+    """As Item.choices, each as `read_choice`."""
+    return frozenset(read_choice(each, allowed) for each in item.items())
+
+
+_WORDS = ("said", "topic", "emotion", "moment", "any")
+# What has a place in time there.
+_PLACED: Mapping[str, tuple[str, ...]] = {
+    "near": _WORDS,
+    "sequence": (*_WORDS, "near", "sequence"),
+    "after": (*_WORDS, "near", "sequence"),
+    "before": (*_WORDS, "near"),
+    "not, after or before": (*_WORDS, "near"),
+}
+_WHERE = ("by", "part", "first_s", "last_s", "at_least")
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +765,8 @@ class Reader:
     labels: Mapping[FindingKind, Collection[str]]
     phrase_sets: list[tuple[str, ...]] = field(default_factory=list)
 
-    def read(self, item: Item) -> Condition:
-        """Raises FileError."""
+    def read(self, item: Item, place: str = "") -> Condition:
+        """`place` is a key of _PLACED where it stands in one. Raises FileError."""
         kinds: Mapping[str, Callable[[Item], Condition]] = {
             "said": self._said,
             "topic": lambda each: self._found(each, FindingKind.TOPIC),
@@ -304,87 +774,179 @@ class Reader:
             "metric": self._measured,
             "sentiment": self._feels,
             "moment": self._happened,
+            "call": self._of_call,
             "all": lambda each: Every(self._many(each, "all")),
-            "any": lambda each: Either(self._many(each, "any")),
-            "not": lambda each: Inverse(self.read(each.fields(("not",))["not"])),
+            "any": lambda each: Either(self._many(each, "any", inner=place)),
+            "not": self._inverse,
             "near": self._near,
+            "sequence": self._ordered,
         }
-        chosen = [name for name in kinds if name in item.entries()]
+        entries = item.entries()
+        chosen = [name for name in kinds if name in entries]
         if len(chosen) != 1:
-            raise item.error(f"needs exactly one of {', '.join(kinds)}")
+            problem = f"needs exactly one of {', '.join(kinds)}"
+            mend = next((m for name in entries if (m := nearest(name, kinds))), "")
+            raise item.error(
+                f"{problem}; has {' and '.join(chosen)}: put them under all or any, as a list"
+                if chosen
+                else f"{problem}; {mend}".rstrip("; ")
+            )
+        if place and chosen[0] not in _PLACED[place]:
+            raise item.error(
+                f"{chosen[0]!r} has no place in time, or none that fits in {place!r}; allowed are "
+                f"{', '.join(_PLACED[place])}; put the others beside it, both under all"
+            )
         return kinds[chosen[0]](item)
 
-    def _many(self, item: Item, name: str, optional: Sequence[str] = ()) -> tuple[Condition, ...]:
-        inner = item.fields((name,), optional)[name]
-        found = tuple(self.read(each) for each in inner.items())
+    def _many(
+        self, item: Item, name: str, optional: Sequence[str] = (), inner: str = ""
+    ) -> tuple[Condition, ...]:
+        # Of several ways it may go, each has one place: not that of a way through several.
+        place = "not, after or before" if name == "any" and inner else inner
+        listed = read_fields(item, (name,), optional)[name]
+        found = tuple(self.read(each, place) for each in listed.items())
         if not found:
-            raise inner.error("is empty; write at least one condition")
+            raise listed.error("is empty; write at least one condition")
         return found
 
     def _said(self, item: Item) -> Condition:
-        fields = item.fields(("said",), ("by", "part", "at_least"))
+        fields = read_fields(item, ("said",), _WHERE)
         phrases = read_phrases(fields["said"])
         self.phrase_sets.append(phrases)
         shown = ", ".join(f"“{example(phrase)}”" for phrase in phrases[:3])
-        part = fields["part"].choice(("anywhere", "opening", "closing")) if "part" in fields else ""
         return Said(
             len(self.phrase_sets) - 1,
             f"such as {shown}" if len(phrases) > 3 else shown,
-            read_roles(fields, "by"),
-            part,
-            _at_least(fields),
+            _where(fields),
         )
 
     def _found(self, item: Item, kind: FindingKind) -> Condition:
         name = kind.value.lower()
-        fields = item.fields((name,), ("by", "at_least"))
-        return Found(
-            kind,
-            fields[name].choices(self.labels[kind]),
-            read_roles(fields, "by"),
-            _at_least(fields),
-        )
+        fields = read_fields(item, (name,), _WHERE)
+        return Found(kind, read_choices(fields[name], self.labels[kind]), _where(fields))
 
     def _measured(self, item: Item) -> Condition:
-        fields = item.fields(("metric",), ("role", "above", "below"))
-        edges = {
-            edge: fields[edge].number(-1e12, 1e12) if edge in fields else None
-            for edge in ("above", "below")
-        }
-        if edges["above"] is None and edges["below"] is None:
-            raise item.error("needs 'above' or 'below'")
-        name = fields["metric"].choice(METRICS)
+        fields = read_fields(item, ("metric",), ("role", "above", "below"))
+        edges = _edges(item, fields)
+        name = read_choice(fields["metric"], METRICS)
         if (name in OF_A_ROLE) != ("role" in fields):
             problem = "needs a 'role'" if name in OF_A_ROLE else "is of the call and has no 'role'"
             raise fields["metric"].error(f"{name!r} {problem}")
-        return Measured(
-            name,
-            ROLES[fields["role"].choice(ROLES)] if "role" in fields else None,
-            edges["above"],
-            edges["below"],
-        )
+        role = ROLES[read_choice(fields["role"], ROLES)] if "role" in fields else None
+        return Measured(name, role, edges)
 
     def _feels(self, item: Item) -> Condition:
-        fields = item.fields(("sentiment",), ("of", "at"))
+        fields = read_fields(item, ("sentiment",), ("of", "at"))
         return Feels(
-            LABELS[fields["sentiment"].choice(LABELS)],
-            ROLES[fields["of"].choice(ROLES)] if "of" in fields else Role.CUSTOMER,
-            fields["at"].choice(("whole", "start", "end")) if "at" in fields else "whole",
+            LABELS[read_choice(fields["sentiment"], LABELS)],
+            ROLES[read_choice(fields["of"], ROLES)] if "of" in fields else Role.CUSTOMER,
+            read_choice(fields["at"], ("whole", "start", "end")) if "at" in fields else "whole",
         )
 
     def _happened(self, item: Item) -> Condition:
-        fields = item.fields(("moment",), ("by", "longer_than_ms", "at_least"))
+        fields = read_fields(item, ("moment",), ("longer_than_ms", *_WHERE))
         return Happened(
-            MOMENTS[fields["moment"].choice(MOMENTS)],
-            read_roles(fields, "by"),
+            MOMENTS[read_choice(fields["moment"], MOMENTS)],
             fields["longer_than_ms"].integer(0, 10**9) if "longer_than_ms" in fields else 0,
-            _at_least(fields),
+            _where(fields),
+        )
+
+    def _of_call(self, item: Item) -> Condition:
+        listed = read_fields(item, ("call",))["call"]
+        found: list[Condition] = []
+        for name, each in listed.entries().items():
+            if name == "attributes":
+                found += [
+                    CallText(f"attributes.{key}", tuple(map(_folded, value.texts())))
+                    for key, value in each.entries().items()
+                ]
+            elif name in CALL_NUMBERS:
+                found.append(CallNumber(name, _call_edges(each)))
+            else:
+                found.append(CallText(name, _call_texts(name, each)))
+        if not found:
+            raise listed.error("is empty; write at least one field, such as queue: billing")
+        return found[0] if len(found) == 1 else Every(tuple(found), "call")
+
+    def _inverse(self, item: Item) -> Condition:
+        places = [name for name in ("after", "before") if name in item.entries()]
+        if not places:
+            if "within_s" in item.entries():
+                raise item.error("'within_s' needs 'after' or 'before', of what it is counted from")
+            return Inverse(self.read(read_fields(item, ("not",), ("after", "before"))["not"]))
+        if len(places) == 2:
+            raise item.error("has 'after' and 'before'; write two conditions under all")
+        fields = read_fields(item, ("not", places[0]), ("within_s",))
+        return Missing(
+            self.read(fields["not"], "not, after or before"),
+            self.read(fields[places[0]], places[0]),
+            places[0] == "before",
+            _within_ms(fields),
         )
 
     def _near(self, item: Item) -> Condition:
-        fields = item.fields(("near", "within_s"))
-        within_ms = int(fields["within_s"].number(0, 86_400) * 1000)
-        return Near(self._many(item, "near", ("within_s",)), within_ms)
+        within_ms = _within_ms(read_fields(item, ("near", "within_s")))
+        return Near(self._many(item, "near", ("within_s",), "near"), within_ms or 0)
+
+    def _ordered(self, item: Item) -> Condition:
+        within_ms = _within_ms(read_fields(item, ("sequence",), ("within_s",)))
+        parts = self._many(item, "sequence", ("within_s",), "sequence")
+        if len(parts) < 2:
+            raise item.error("a sequence of one is none; write at least two conditions")
+        # A sequence in a sequence keeps its own distances: its first part follows what is before.
+        of: list[Condition] = []
+        gaps: list[int | None] = []
+        for part in parts:
+            gaps += [within_ms] if of else []
+            of += part.of if isinstance(part, Ordered) else [part]
+            gaps += part.within_ms if isinstance(part, Ordered) else []
+        return Ordered(tuple(of), tuple(gaps))
+
+
+def _within_ms(fields: Mapping[str, Item]) -> int | None:
+    return int(fields["within_s"].number(0, LONGEST_S) * 1000) if "within_s" in fields else None
+
+
+def _edges(item: Item, fields: Mapping[str, Item]) -> Edges:
+    edges = {
+        edge: fields[edge].number(-1e12, 1e12) if edge in fields else None
+        for edge in ("above", "below")
+    }
+    if edges["above"] is None and edges["below"] is None:
+        raise item.error("needs 'above' or 'below'")
+    return Edges(edges["above"], edges["below"])
+
+
+def _call_edges(item: Item) -> Edges:
+    if isinstance(item.node, yaml.MappingNode):
+        return _edges(item, read_fields(item, (), ("above", "below")))
+    return Edges(one_of=frozenset(each.number(-1e12, 1e12) for each in item.items()))
+
+
+def _call_texts(name: str, item: Item) -> tuple[str, ...]:
+    if name not in CALL_TEXTS:
+        allowed = [*CALL_TEXTS, *CALL_NUMBERS, "attributes"]
+        raise item.error(
+            f"is not known of a call; {nearest(name, allowed)}allowed are {', '.join(allowed)}"
+        )
+    allowed_texts = CALL_TEXTS[name]
+    if not allowed_texts:
+        return tuple(map(_folded, item.texts()))
+    return tuple(sorted(read_choices(item, allowed_texts)))
+
+
+def read_call_facts(item: Item) -> dict[str, CallFact]:
+    """What an example says that telephony knows of its call. Raises FileError."""
+    found: dict[str, CallFact] = {}
+    for name, each in item.entries().items():
+        if name == "attributes":
+            for key, value in each.entries().items():
+                found[f"attributes.{key}"] = (_folded(value.text()),)
+        elif name in CALL_NUMBERS:
+            found[name] = each.number(-1e12, 1e12)
+        else:
+            found[name] = _call_texts(name, each)
+    return found
 
 
 def read_phrases(item: Item) -> tuple[str, ...]:
@@ -407,8 +969,17 @@ def read_roles(fields: Mapping[str, Item], name: str) -> frozenset[Role]:
     """Roles named by the field, nobody where there is no such field; raises FileError."""
     if name not in fields:
         return frozenset()
-    return frozenset(ROLES[role] for role in fields[name].choices(ROLES))
+    return frozenset(ROLES[role] for role in read_choices(fields[name], ROLES))
 
 
-def _at_least(fields: Mapping[str, Item]) -> int:
-    return fields["at_least"].integer(1, 10_000) if "at_least" in fields else 1
+def _where(fields: Mapping[str, Item]) -> Where:
+    def ms(name: str) -> int | None:
+        return int(fields[name].number(0, LONGEST_S) * 1000) if name in fields else None
+
+    return Where(
+        read_roles(fields, "by"),
+        read_choice(fields["part"], PARTS) if "part" in fields else "anywhere",
+        ms("first_s"),
+        ms("last_s"),
+        fields["at_least"].integer(1, 10_000) if "at_least" in fields else 1,
+    )

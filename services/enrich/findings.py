@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from schemas.events import Evidence, Finding, FindingKind, Flag, Role, Segment
@@ -44,11 +44,20 @@ def trusted(segment: Segment) -> bool:
     return not NOT_SAID & set(segment.flags)
 
 
+Shown = Callable[[Segment, int, int], str]
+"""What may be read of the characters [start, end) of a segment's text."""
+
+
+def plainly(segment: Segment, start: int, end: int) -> str:
+    """All of it."""
+    return segment.text[start:end]
+
+
 class Places:
     """Turns characters of a segment's text into evidence. Cost: the words once, then log n each."""
 
-    def __init__(self, segment: Segment) -> None:
-        self._segment = segment
+    def __init__(self, segment: Segment, shown: Shown = plainly) -> None:
+        self._segment, self._shown = segment, shown
         self._ends: list[int] = []
         self._starts: list[int] = []
         self._words_known = True
@@ -79,7 +88,7 @@ class Places:
             end_ms=max(start_ms, end_ms),
             segment_ids=[segment.segment_id],
             role=segment.role,
-            quote=segment.text[start:end].strip(),
+            quote=self._shown(segment, start, end).strip(),
         )
 
     def _times(self, start: int, end: int) -> tuple[int, int]:
@@ -94,14 +103,14 @@ class Places:
         return segment.start_ms + span * start // size, segment.start_ms - (-span * end // size)
 
 
-def hear(segments: Sequence[Segment], scanner: Scanner) -> Heard:
-    """Scan every trusted segment of a human."""
+def hear(segments: Sequence[Segment], scanner: Scanner, shown: Shown = plainly) -> Heard:
+    """Scan every trusted segment of a human; quotes hold what is `shown` of it."""
     heard = Heard([], {}, {}, {})
     for segment in segments:
         if segment.role in NOT_HUMAN or not trusted(segment):
             continue
         scan = scanner.scan(segment.text)
-        places = Places(segment) if scan.phrases or scan.matches else None
+        places = Places(segment, shown) if scan.phrases or scan.matches else None
         if scan.words or scan.characters:
             heard.said[segment.segment_id] = (scan.words, scan.characters)
         if places is None:

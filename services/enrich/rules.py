@@ -1,8 +1,9 @@
-"""The rules a manager edits: lexicons, scorecard, alerts, summary cues. Read, checked, versioned.
+"""The rules a manager edits: lexicons, scorecard, rules, summary cues. Read, checked, versioned.
 
 lexicons/*.yaml    classes of emotion and topic; negation, emphasis and idioms
 scorecard.yaml     what a good call is made of
-alerts.yaml        which calls need a person now
+rules.yaml         what else is to be tagged, to change the score, or to raise an alert
+alerts.yaml        which calls need a person now: rules with an alert and nothing else
 summary.yaml       what marks a demand, a solution and an outcome
 """
 
@@ -10,20 +11,47 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from schemas.events import FindingKind, Role, Severity
-from services.enrich.conditions import Condition, Reader, read_phrases, read_roles
+from schemas.events import CallTranscribed, FindingKind, Role, Severity
+from services.enrich.conditions import (
+    CallFact,
+    Condition,
+    Reader,
+    nearest,
+    read_call_facts,
+    read_choice,
+    read_fields,
+    read_phrases,
+    read_roles,
+)
 from services.enrich.lexicon import Class, Grammar, Negation, Scanner
+from services.enrich.transcript_file import TranscriptError, parse_transcript
 from services.runtime.yaml_file import FileError, Item, read_yaml
 
 BUILT_IN = Path(__file__).with_name("rules")
 
 _KINDS = {"emotion": FindingKind.EMOTION, "topic": FindingKind.TOPIC}
 _SEVERITIES = {each.value.lower(): each for each in Severity if each is not Severity.UNKNOWN}
-_WHOLE_FILES = ("scorecard.yaml", "alerts.yaml", "summary.yaml")
+_WHOLE_FILES = ("scorecard.yaml", "rules.yaml", "alerts.yaml", "summary.yaml")
+_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A short call and what a rule is to make of it."""
+
+    where: str
+    """file:line"""
+    title: str
+    event: CallTranscribed
+    call: Mapping[str, CallFact]
+    """What telephony knows of it."""
+    holds: bool | None
+    """None: the criterion does not apply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +62,38 @@ class CriterionRule:
     applies_when: Condition | None
     met_when: Condition
     suggestion: str
+    examples: tuple[Example, ...]
+    where: str
+    """file:line"""
 
 
 @dataclass(frozen=True, slots=True)
 class Scorecard:
     scorecard_id: str
     version: str
+    """As that of a rule."""
     criteria: tuple[CriterionRule, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class AlertRule:
-    alert_id: str
+class Rule:
+    """What follows where a condition holds: a tag, an alert, a change of the score, or several."""
+
+    rule_id: str
     version: str
+    """<version of its file>+<first 12 hex digits of the hash of that file>"""
     title: str
-    severity: Severity
     when: Condition
-    suggested_action: str
+    tag: str
+    """The label of the finding; empty for none."""
+    severity: Severity | None
+    """Of the alert; None for none."""
+    points: float
+    """-100.0 to 100.0; 0.0 for no change."""
+    suggestion: str
+    examples: tuple[Example, ...]
+    where: str
+    """file:line"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +118,14 @@ class Rules:
     """Primary language tags the lexicons cover."""
     scanner: Scanner
     scorecard: Scorecard
-    alerts: tuple[AlertRule, ...]
+    rules: tuple[Rule, ...]
+    """Those of alerts.yaml, then those of rules.yaml, each in the order of its file."""
     cues: tuple[Cue, ...]
+
+    @property
+    def alerts(self) -> tuple[Rule, ...]:
+        """The rules that raise an alert."""
+        return tuple(rule for rule in self.rules if rule.severity is not None)
 
 
 def load_rules(*folders: Path) -> Rules:
@@ -85,43 +134,123 @@ def load_rules(*folders: Path) -> Rules:
     A file replaces the one of the same name below it. Raises FileError, naming file, line and
     what is allowed; an unknown file is an error too, so that a misspelt name is never ignored.
     """
+    return _read(folders, _Notes(collects=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong in a rule file, or as a warning what is missing there."""
+
+    place: str
+    """path:line, or the folder."""
+    text: str
+    warning: bool = False
+
+
+def check_rules(*folders: Path) -> list[Problem]:
+    """Every mistake in `folders` laid over the built-in rules, not only the first; then warnings.
+
+    One mistake may lead to another: a topic that cannot be read is missing where it is used.
+    """
+    notes = _Notes(collects=True)
+    rules: Rules | None = None
+    with notes.noting():
+        rules = _read(folders, notes)
+    if rules is None or notes.errors:
+        return [_problem(text, folders) for text in dict.fromkeys(map(str, notes.errors))]
+    found: list[Problem] = []
+    for kind, name, examples, where in (
+        *(("criterion", c.criterion_id, c.examples, c.where) for c in rules.scorecard.criteria),
+        *(("rule", r.rule_id, r.examples, r.where) for r in rules.rules),
+    ):
+        outcomes = {each.holds for each in examples}
+        lacks = [
+            text
+            for outcome, text in ((True, "one that holds"), (False, "one that does not"))
+            if outcome not in outcomes
+        ]
+        if lacks:
+            text = f"{where}: {kind} {name} has no examples: lacks {' and '.join(lacks)}"
+            found.append(_problem(text, folders, warning=True))
+    return found
+
+
+def path_of(where: str, *folders: Path) -> str:
+    """path:line of the topmost file called so, for the file:line of `where`."""
+    name, _, line = where.rpartition(":")
+    paths = (folder / name for folder in reversed((BUILT_IN, *folders)))
+    return f"{next((path for path in paths if path.exists()), name)}:{line}"
+
+
+def _problem(text: str, folders: tuple[Path, ...], *, warning: bool = False) -> Problem:
+    told = re.match(r"(.+?:\d+): (.*)", text, re.DOTALL)
+    if told is None:
+        return Problem(str(folders[-1] if folders else BUILT_IN), text, warning)
+    return Problem(path_of(told[1], *folders), told[2], warning)
+
+
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    """Mistakes, either collected, each with the entry that has it left out, or raised at once."""
+
+    collects: bool
+    errors: list[FileError] = field(default_factory=list)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        try:
+            yield
+        except FileError as error:
+            if not self.collects:
+                raise
+            self.errors.append(error)
+
+
+def _read(folders: tuple[Path, ...], notes: _Notes) -> Rules:
+    """Raises FileError; where notes are collected, too, once all is read."""
     files: dict[str, Path] = {}
     for folder in (BUILT_IN, *folders):
-        files.update(_files_in(folder))
-    items = {name: read_yaml(files[name], name) for name in sorted(files)}
+        for name, path in _files_in(folder).items():
+            with notes.noting():
+                files[_known_file(name)] = path
+    items: dict[str, Item] = {}
+    versions: dict[str, str] = {}
     digest = hashlib.sha256()
     for name in sorted(files):
-        content = files[name].read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    versions: list[str] = []
-    classes: list[Class] = []
-    languages: set[str] = set()
-    grammar = Grammar()
-    for name, item in items.items():
-        version = _version(item)
-        versions.append(version)
-        if name.startswith("lexicons/"):
-            fields = item.fields(("version", "languages"), ("classes", "grammar", "about"))
-            languages.update(text.lower() for text in fields["languages"].texts())
-            if "classes" in fields:
-                classes += _classes(fields["classes"], Path(name).stem, version)
-            if "grammar" in fields:
-                grammar = _join(grammar, _grammar(fields["grammar"]))
-    _check_classes(classes, items)
+        with notes.noting():
+            item = items[name] = read_yaml(files[name], name)
+            content = files[name].read_bytes()
+            digest.update(f"{name}\0{len(content)}\0".encode())
+            digest.update(content)
+            versions[name] = f"{_version(item)}+{hashlib.sha256(content).hexdigest()[:12]}"
+    lexicons = {name: items[name] for name in items if name.startswith("lexicons/")}
+    classes, languages, grammar = _lexicons(lexicons, notes)
     reader = Reader(
         {kind: {each.label for each in classes if each.kind is kind} for kind in _KINDS.values()}
     )
-    scorecard = _scorecard(items["scorecard.yaml"], reader)
-    alerts = _alerts(items["alerts.yaml"], reader)
-    cues = _cues(items["summary.yaml"], reader)
-    newest = max(versions, key=lambda text: [int(part) for part in text.split(".")])
+    scorecard = Scorecard("", "", ())
+    rules: dict[str, Rule] = {}
+    cues: tuple[Cue, ...] = ()
+    for name in sorted(versions):
+        with notes.noting():
+            if name == "scorecard.yaml":
+                scorecard = _scorecard(items[name], reader, versions[name], notes)
+            elif name == "alerts.yaml":
+                _rules(items[name], "alerts", _alert, reader, versions[name], rules, notes)
+            elif name == "rules.yaml":
+                _rules(items[name], "rules", _rule, reader, versions[name], rules, notes)
+            elif name == "summary.yaml":
+                cues = _cues(items[name], reader)
+    if notes.errors:
+        raise notes.errors[0]
+    declared = [version.partition("+")[0] for version in versions.values()]
+    newest = max(declared, key=lambda text: [int(part) for part in text.split(".")])
     return Rules(
         f"{newest}+{digest.hexdigest()[:12]}",
         frozenset(languages),
         Scanner(classes, grammar, reader.phrase_sets),
         scorecard,
-        alerts,
+        tuple(rules.values()),
         cues,
     )
 
@@ -148,12 +277,20 @@ def _files_in(folder: Path) -> dict[str, Path]:
         name = path.relative_to(folder).as_posix()
         if not path.is_file() or name.startswith((".", "tenants/")) or "/." in name:
             continue
-        if name not in _WHOLE_FILES and not re.fullmatch(r"lexicons/[^/]+\.yaml", name):
-            raise FileError(
-                f"{name}:1: is no rule file; allowed are {', '.join(_WHOLE_FILES)}, lexicons/*.yaml"
-            )
         found[name] = path
     return found
+
+
+def _known_file(name: str) -> str:
+    if name not in _WHOLE_FILES and not re.fullmatch(r"lexicons/[^/]+\.yaml", name):
+        # Without .yaml, by which all are alike.
+        near = nearest(Path(name).stem, [Path(each).stem for each in _WHOLE_FILES])
+        mend = near.replace("? ", ".yaml? ")
+        raise FileError(
+            f"{name}:1: is no rule file; {mend}allowed are {', '.join(_WHOLE_FILES)}, "
+            "lexicons/*.yaml"
+        )
+    return name
 
 
 def _version(item: Item) -> str:
@@ -173,28 +310,41 @@ def _identifier(item: Item) -> str:
     return text
 
 
-def _classes(item: Item, lexicon: str, version: str) -> list[Class]:
-    found: list[Class] = []
-    for each in item.items():
-        fields = each.fields(("id", "kind", "title", "phrases"), ("roles", "polarity", "negated"))
-        kind = _KINDS[fields["kind"].choice(_KINDS)]
-        if kind is FindingKind.EMOTION and "polarity" not in fields:
-            raise each.error("lacks 'polarity', which an emotion needs: -1 to 1")
-        negated = fields["negated"].text() if "negated" in fields else "nothing"
-        found.append(
-            Class(
-                kind,
-                _identifier(fields["id"]),
-                fields["title"].text(),
-                read_phrases(fields["phrases"]),
-                read_roles(fields, "roles"),
-                fields["polarity"].number(-1.0, 1.0) if "polarity" in fields else 0.0,
-                {"same": None, "nothing": ""}.get(negated, negated),
-                lexicon,
-                version,
-            )
-        )
-    return found
+def _lexicons(items: Mapping[str, Item], notes: _Notes) -> tuple[list[Class], set[str], Grammar]:
+    classes: list[Class] = []
+    languages: set[str] = set()
+    grammar = Grammar()
+    for name, item in items.items():
+        with notes.noting():
+            fields = read_fields(item, ("version", "languages"), ("classes", "grammar", "about"))
+            languages.update(text.lower() for text in fields["languages"].texts())
+            for each in fields["classes"].items() if "classes" in fields else ():
+                with notes.noting():
+                    classes.append(_class(each, Path(name).stem, fields["version"].text()))
+            if "grammar" in fields:
+                grammar = _join(grammar, _grammar(fields["grammar"]))
+    with notes.noting():
+        _check_classes(classes, items)
+    return classes, languages, grammar
+
+
+def _class(item: Item, lexicon: str, version: str) -> Class:
+    fields = read_fields(item, ("id", "kind", "title", "phrases"), ("roles", "polarity", "negated"))
+    kind = _KINDS[read_choice(fields["kind"], _KINDS)]
+    if kind is FindingKind.EMOTION and "polarity" not in fields:
+        raise item.error("lacks 'polarity', which an emotion needs: -1 to 1")
+    negated = fields["negated"].text() if "negated" in fields else "nothing"
+    return Class(
+        kind,
+        _identifier(fields["id"]),
+        fields["title"].text(),
+        read_phrases(fields["phrases"]),
+        read_roles(fields, "roles"),
+        fields["polarity"].number(-1.0, 1.0) if "polarity" in fields else 0.0,
+        {"same": None, "nothing": ""}.get(negated, negated),
+        lexicon,
+        version,
+    )
 
 
 def _check_classes(classes: list[Class], items: Mapping[str, Item]) -> None:
@@ -216,8 +366,8 @@ def _check_classes(classes: list[Class], items: Mapping[str, Item]) -> None:
 
 
 def _grammar(item: Item) -> Grammar:
-    fields = item.fields(
-        (), ("negations", "stronger", "weaker", "idioms", "stronger_factor", "weaker_factor")
+    fields = read_fields(
+        item, (), ("negations", "stronger", "weaker", "idioms", "stronger_factor", "weaker_factor")
     )
 
     def phrases(name: str) -> tuple[str, ...]:
@@ -225,7 +375,7 @@ def _grammar(item: Item) -> Grammar:
 
     negations = []
     for each in fields["negations"].items() if "negations" in fields else ():
-        inner = each.fields(("words", "through"))
+        inner = read_fields(each, ("words", "through"))
         negations.append(Negation(read_phrases(inner["words"]), read_phrases(inner["through"])))
     default = Grammar()
     return Grammar(
@@ -254,58 +404,137 @@ def _join(first: Grammar, second: Grammar) -> Grammar:
     )
 
 
-def _scorecard(item: Item, reader: Reader) -> Scorecard:
-    fields = item.fields(("version", "id", "criteria"), ("about",))
-    criteria: dict[str, CriterionRule] = {}
-    for each in fields["criteria"].items():
-        inner = each.fields(("id", "title", "weight", "met_when", "suggestion"), ("applies_when",))
-        name = _identifier(inner["id"])
-        if name in criteria:
-            raise inner["id"].error(f"criterion {name!r} is defined twice")
-        criteria[name] = CriterionRule(
-            name,
-            inner["title"].text(),
-            inner["weight"].number(0.001, 1_000),
-            reader.read(inner["applies_when"]) if "applies_when" in inner else None,
-            reader.read(inner["met_when"]),
-            inner["suggestion"].text(),
+def _examples(fields: Mapping[str, Item], *, of_criterion: bool = False) -> tuple[Example, ...]:
+    found: list[Example] = []
+    for each in fields["examples"].items() if "examples" in fields else ():
+        inner = read_fields(each, ("holds", "transcript"), ("title", "call"))
+        allowed = (*_TRUTH, "not_applicable") if of_criterion else tuple(_TRUTH)
+        holds = _TRUTH.get(read_choice(inner["holds"], allowed))
+        try:
+            event = parse_transcript(inner["transcript"].text())
+        except TranscriptError as error:
+            raise inner["transcript"].error(str(error)) from None
+        found.append(
+            Example(
+                each.where,
+                inner["title"].text() if "title" in inner else "",
+                event,
+                read_call_facts(inner["call"]) if "call" in inner else {},
+                holds,
+            )
         )
-    if not criteria:
+    return tuple(found)
+
+
+def _scorecard(item: Item, reader: Reader, version: str, notes: _Notes) -> Scorecard:
+    fields = read_fields(item, ("version", "id", "criteria"), ("about",))
+    scorecard_id = _identifier(fields["id"])
+    entries = fields["criteria"].items()
+    if not entries:
         raise fields["criteria"].error("is empty; write at least one criterion")
-    return Scorecard(_identifier(fields["id"]), fields["version"].text(), tuple(criteria.values()))
+    criteria: dict[str, CriterionRule] = {}
+    for each in entries:
+        with notes.noting():
+            criterion = _criterion(each, reader)
+            if (name := criterion.criterion_id) in criteria:
+                first = criteria[name].where
+                raise each.error(f"criterion {name!r} is defined twice; first in {first}")
+            criteria[name] = criterion
+    return Scorecard(scorecard_id, version, tuple(criteria.values()))
 
 
-def _alerts(item: Item, reader: Reader) -> tuple[AlertRule, ...]:
-    fields = item.fields(("version", "alerts"), ("about",))
-    found: dict[str, AlertRule] = {}
-    for each in fields["alerts"].items():
-        inner = each.fields(("id", "title", "severity", "when", "suggested_action"))
-        name = _identifier(inner["id"])
-        if name in found:
-            raise inner["id"].error(f"alert {name!r} is defined twice")
-        found[name] = AlertRule(
-            name,
-            fields["version"].text(),
-            inner["title"].text(),
-            _SEVERITIES[inner["severity"].choice(_SEVERITIES)],
-            reader.read(inner["when"]),
-            inner["suggested_action"].text(),
-        )
-    return tuple(found.values())
+def _criterion(item: Item, reader: Reader) -> CriterionRule:
+    fields = read_fields(
+        item,
+        ("id", "title", "weight", "met_when", "suggestion"),
+        ("applies_when", "examples"),
+    )
+    return CriterionRule(
+        _identifier(fields["id"]),
+        fields["title"].text(),
+        fields["weight"].number(0.001, 1_000),
+        reader.read(fields["applies_when"]) if "applies_when" in fields else None,
+        reader.read(fields["met_when"]),
+        fields["suggestion"].text(),
+        _examples(fields, of_criterion=True),
+        item.where,
+    )
+
+
+def _rules(
+    item: Item,
+    section: str,
+    read: Callable[[Item, Reader, str], Rule],
+    reader: Reader,
+    version: str,
+    found: dict[str, Rule],
+    notes: _Notes,
+) -> None:
+    """Adds the rules of a file to `found`; an id may stand once in all files."""
+    for each in read_fields(item, ("version", section), ("about",))[section].items():
+        with notes.noting():
+            rule = read(each, reader, version)
+            if (name := rule.rule_id) in found:
+                raise each.error(f"rule {name!r} is defined twice; first in {found[name].where}")
+            found[name] = rule
+
+
+def _alert(item: Item, reader: Reader, version: str) -> Rule:
+    fields = read_fields(
+        item, ("id", "title", "severity", "when", "suggested_action"), ("examples",)
+    )
+    return Rule(
+        _identifier(fields["id"]),
+        version,
+        fields["title"].text(),
+        reader.read(fields["when"]),
+        "",
+        _SEVERITIES[read_choice(fields["severity"], _SEVERITIES)],
+        0.0,
+        fields["suggested_action"].text(),
+        _examples(fields),
+        item.where,
+    )
+
+
+def _rule(item: Item, reader: Reader, version: str) -> Rule:
+    fields = read_fields(
+        item, ("id", "title", "when"), ("tag", "alert", "score", "suggestion", "examples")
+    )
+    if not {"tag", "alert", "score"} & set(fields):
+        raise item.error("has no result; write at least one of tag, alert, score")
+    points = fields["score"].number(-100, 100) if "score" in fields else 0.0
+    if "score" in fields and not points:
+        raise fields["score"].error("0 changes nothing; write -100 to 100, or leave it out")
+    severity = _SEVERITIES[read_choice(fields["alert"], _SEVERITIES)] if "alert" in fields else None
+    if severity is not None and "suggestion" not in fields:
+        raise item.error("lacks 'suggestion', which an alert needs: what is to be done")
+    return Rule(
+        _identifier(fields["id"]),
+        version,
+        fields["title"].text(),
+        reader.read(fields["when"]),
+        _identifier(fields["tag"]) if "tag" in fields else "",
+        severity,
+        points,
+        fields["suggestion"].text() if "suggestion" in fields else "",
+        _examples(fields),
+        item.where,
+    )
 
 
 def _cues(item: Item, reader: Reader) -> tuple[Cue, ...]:
-    fields = item.fields(("version", "cues"), ("about",))
+    fields = read_fields(item, ("version", "cues"), ("about",))
     found: list[Cue] = []
     for each in fields["cues"].items():
-        inner = each.fields(("name", "roles", "part", "phrases"))
+        inner = read_fields(each, ("name", "roles", "part", "phrases"))
         reader.phrase_sets.append(read_phrases(inner["phrases"]))
         found.append(
             Cue(
                 _identifier(inner["name"]),
                 read_roles(inner, "roles"),
                 len(reader.phrase_sets) - 1,
-                inner["part"].choice(("anywhere", "early", "late")),
+                read_choice(inner["part"], ("anywhere", "early", "late")),
             )
         )
     return tuple(found)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from schemas.events import Segment, Summary, SummarySentence
-from services.enrich.findings import Heard, Hit, Places
+from services.enrich.findings import Heard, Hit, Places, Shown, plainly
 from services.enrich.lexicon import Match
 from services.enrich.rules import Cue
 
@@ -63,8 +63,10 @@ def summarize(
     heard: Heard,
     cues: Sequence[Cue],
     most_characters: int,
+    shown: Shown = plainly,
 ) -> Summary | None:
-    """One sentence per cue at most, in the order of the call. None where nothing was said.
+    """One sentence per cue at most, in the order of the call, as far as it is `shown`. None where
+    nothing was said.
 
     A sentence's worth is its cue phrases, then its topics and emotions, then its length; where a
     cue is heard nowhere, its place stays empty.
@@ -103,8 +105,8 @@ def summarize(
         version=VERSION,
         sentences=[
             SummarySentence(
-                text=sentence.text,
-                evidence=Places(sentence.segment).evidence(sentence.start, sentence.end),
+                text=shown(sentence.segment, sentence.start, sentence.end),
+                evidence=Places(sentence.segment, shown).evidence(sentence.start, sentence.end),
             )
             for sentence in ordered
         ],

@@ -1,0 +1,48 @@
+"""What is known of a call before anybody judges it: said, felt, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.events import CallTranscribed, Metric, Moment, Segment, SegmentSentiment
+from services.enrich.conditions import Facts, facts_of
+from services.enrich.findings import Heard, Shown, hear, plainly
+from services.enrich.metrics import converse, hold_ms, masked_intervals
+from services.enrich.rules import Rules
+from services.enrich.sentiment import by_role, sentiment_metrics, sentiments, turning_points
+from services.enrich.settings import EnrichSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    segments: Sequence[Segment]
+    """In the order they were said."""
+    heard: Heard
+    felt: list[SegmentSentiment]
+    metrics: list[Metric]
+    moments: list[Moment]
+    facts: Facts
+    """The same, as rules ask for it."""
+
+
+def ground(
+    event: CallTranscribed, rules: Rules, settings: EnrichSettings, shown: Shown = plainly
+) -> Ground:
+    """What `rules` are held against; quotes hold what is `shown` of the text."""
+    segments = sorted(event.segments, key=lambda s: (s.start_ms, s.channel, s.segment_id))
+    heard = hear(segments, rules.scanner, shown)
+    conversation = converse(segments, masked_intervals(event), heard.said, settings)
+    felt = sentiments(
+        segments, heard.matches, heard.said, rules.languages, event.language, event.engine.name
+    )
+    moments = sorted(
+        [*conversation.moments, *turning_points(segments, felt)],
+        key=lambda m: (m.start_ms, m.end_ms, m.kind, m.role or ""),
+    )
+    roles = by_role(segments, felt)
+    metrics = [*conversation.metrics, Metric(name="hold_ms", value=float(hold_ms(event)))]
+    for role, sentiment in roles.items():
+        metrics += sentiment_metrics(sentiment, role)
+    facts = facts_of(event, heard, conversation.turns, moments, metrics, roles)
+    return Ground(segments, heard, felt, metrics, moments, facts)
