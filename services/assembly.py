@@ -13,6 +13,7 @@ from typing import Any
 from schemas.events import CallEnded
 from schemas.topics import ENDED, RECORDED, REPLAY, TOPICS, TRANSCRIBED
 from services.enrich.handler import stage as enrich_stage
+from services.enrich.insight import Insight
 from services.enrich.rules import load_tenant_rules
 from services.ingest.handler import stage as ingest_stage
 from services.runtime.codec import Codec, FolderRegistry, Registry
@@ -215,8 +216,10 @@ def _gone(gone: OffsetGone) -> None:
 
 
 def _enrich(parts: Parts) -> Stage:
-    rules, tenants = load_tenant_rules(parts.settings.enrich.rules_dir)
-    return enrich_stage(parts.settings.enrich, rules, tenant_rules=tenants)
+    settings = parts.settings.enrich
+    rules, tenants = load_tenant_rules(settings.rules_dir)
+    insight = Insight(settings.llm) if settings.llm.url is not None else None
+    return enrich_stage(settings, rules, tenant_rules=tenants, insight=insight)
 
 
 def project_root() -> Path:

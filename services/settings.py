@@ -185,6 +185,7 @@ def data_folder(settings: Settings) -> Path:
 
 _SECRET = re.compile(
     "PASSWORD|SECRET|CREDENTIALS|API_KEY|__S3|__EXTRA|TRANSCRIBE__ENDPOINT(__URL)?$"
+    "|ENRICH__LLM(__URL)?$"
 )
 
 

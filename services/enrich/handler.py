@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from schemas.events import AlertRaised, CallEnriched, CallTranscribed, Flag, Metric
+from schemas.events import AlertRaised, CallEnriched, CallTranscribed, Flag
 from schemas.topics import ALERTS, ENRICHED, TRANSCRIBED
-from services.enrich.alerts import raise_alerts
-from services.enrich.conditions import Facts, closings, openings
-from services.enrich.findings import hear
-from services.enrich.metrics import converse, hold_ms, masked_intervals
+from services.enrich.alerts import raise_alerts, tag
+from services.enrich.ground import ground
+from services.enrich.insight import Insight
+from services.enrich.keywords import keywords
 from services.enrich.rules import Rules
 from services.enrich.score import score
-from services.enrich.sentiment import by_role, course, sentiment_metrics, sentiments
+from services.enrich.sentiment import course
 from services.enrich.settings import OPTIONS, EnrichSettings, trial_rules
 from services.enrich.summary import summarize
 from services.enrich.trials import Trials
@@ -27,27 +27,28 @@ def enrich_call(
     rules: Rules,
     now: datetime,
     settings: EnrichSettings,
+    insight: Insight | None = None,
+    *,
+    replay: bool = False,
 ) -> tuple[CallEnriched, list[AlertRaised]]:
-    """Everything enrich says of a call. Pure: the same arguments give an equal result."""
-    segments = sorted(event.segments, key=lambda s: (s.start_ms, s.channel, s.segment_id))
-    heard = hear(segments, rules.scanner)
-    conversation = converse(segments, masked_intervals(event), heard.said, settings)
-    felt = sentiments(segments, heard.matches, heard.said, rules.languages, event.language)
-    roles = by_role(segments, felt)
-    metrics = [*conversation.metrics, Metric(name="hold_ms", value=float(hold_ms(event)))]
-    for role, sentiment in roles.items():
-        metrics += sentiment_metrics(sentiment, role)
-    facts = Facts(
-        findings=heard.findings,
-        phrases=heard.phrases,
-        metrics={(metric.name, metric.role): metric.value for metric in metrics},
-        moments=conversation.moments,
-        sentiments=roles,
-        opening=openings(conversation.turns),
-        closing=closings(conversation.turns),
-    )
+    """Everything enrich says of a call. Without `insight` pure: the same arguments give an equal
+    result. Raises Transient where a language model is away and is to be waited for.
+    """
+    known = ground(event, rules, settings)
+    segments, heard, facts = known.segments, known.heard, known.facts
     doubtful = {s.segment_id for s in segments if Flag.LOW_CONFIDENCE in s.flags}
-    alerts = raise_alerts(rules.alerts, facts, event, doubtful, now)
+    alerts = raise_alerts(rules.rules, facts, event, doubtful, now)
+    summary = summarize(segments, heard, rules.cues, settings.summary_sentence_characters)
+    if insight is not None:
+        summary = insight.summarize(
+            segments,
+            heard,
+            summary,
+            lambda segment: segment.text,
+            tenant_id=event.tenant_id,
+            language=event.language,
+            replay=replay,
+        )
     enriched = CallEnriched(
         tenant_id=event.tenant_id,
         call_id=event.call_id,
@@ -57,14 +58,15 @@ def enrich_call(
         transcript_id=transcript_id,
         language=event.language,
         rules_version=rules.version,
-        metrics=metrics,
-        moments=conversation.moments,
-        sentiments=felt,
-        course=course(segments, felt),
-        findings=heard.findings,
-        score=score(rules.scorecard, facts),
-        summary=summarize(segments, heard, rules.cues, settings.summary_sentence_characters),
+        metrics=known.metrics,
+        moments=known.moments,
+        sentiments=known.felt,
+        course=course(segments, known.felt),
+        findings=[*heard.findings, *tag(rules.rules, facts)],
+        score=score(rules.scorecard, facts, rules.rules),
+        summary=summary,
         alerts=[alert.rule for alert in alerts],
+        keywords=keywords(segments, event.language),
     )
     return enriched, alerts
 
@@ -74,8 +76,10 @@ def stage(
     rules: Rules,
     clock: Callable[[], datetime] = utc_now,
     tenant_rules: Mapping[str, Rules] | None = None,
+    insight: Insight | None = None,
 ) -> Stage:
-    """Enrich transcripts by `rules`, or by those of the call's tenant where it has its own.
+    """Enrich transcripts by `rules`, or by those of the call's tenant where it has its own; what
+    a language model says of them is `insight`'s.
 
     A replay may ask for rules to try; without side effects its alerts are named and not raised.
     """
@@ -87,7 +91,9 @@ def stage(
         chosen = own.get(event.tenant_id, rules)
         if (name := trial_rules(envelope.options)) is not None:
             chosen = trials.rules(name, event.tenant_id)
-        enriched, alerts = enrich_call(event, envelope.id, chosen, clock(), settings)
+        enriched, alerts = enrich_call(
+            event, envelope.id, chosen, clock(), settings, insight, replay=envelope.generation > 0
+        )
         if not envelope.side_effects:
             return [Output(enriched)]
         return [

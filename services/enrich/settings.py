@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from services.runtime.errors import Invalid
 from services.runtime.stage import refuse_unknown_options
@@ -15,6 +17,151 @@ OPTIONS: Mapping[str, str] = {
     "rules": "Name of a folder in enrich.trial_rules_dir, laid over the rules in use.",
 }
 """What a replay may override, each with its meaning."""
+
+
+# What a request is made of; `llm.extra` adds to it and changes none of it.
+OWN_FIELDS = frozenset(
+    ("model", "messages", "response_format", "max_tokens", "max_completion_tokens", "stream",
+     "stream_options", "n", "temperature", "seed", "tools", "tool_choice", "functions")
+)  # fmt: skip
+
+
+class LlmSettings(BaseModel):
+    """A server that chats as OpenAI's does: vLLM, Ollama, llama.cpp, or OpenAI's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[!-~]+$",
+        description="The server with the path that comes before /chat/completions, such as "
+        "http://gpu-1:8000/v1. Unset: summaries are extractive.",
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""), description="Sent as a bearer token; empty: none is sent."
+    )
+    ca_file: Path | None = Field(
+        default=None, description="Certificates (PEM) by which the server is known, beside others."
+    )
+    model: str = Field(default="", description="Model as the server names it.")
+    send_unredacted: bool = Field(
+        default=False,
+        description="Whether what is personal is sent too; otherwise the redacted text alone.",
+    )
+    prompts_dir: Path | None = Field(
+        default=None,
+        description="Folder of prompts laid over the built-in ones: a file of the same name "
+        "replaces one, a file more adds a language. Folders under tenants/ hold those of one "
+        "tenant each.",
+    )
+    language: str = Field(
+        default="",
+        pattern=r"^([A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*)?$",
+        description="Language summaries are written in (BCP 47); empty: that of the call.",
+    )
+    enforce: Literal["auto", "json_schema", "json_object", "text"] = Field(
+        default="auto",
+        description="How the server is asked for JSON. auto: as strictly as it takes it.",
+    )
+    extra: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further fields of every request, as JSON, such as "
+        '{"chat_template_kwargs": {"enable_thinking": false}}.',
+    )
+    seed: int = Field(default=0, ge=0, description="Sent with temperature 0.")
+    context_tokens: int = Field(
+        default=16_384,
+        ge=4_096,
+        le=10_000_000,
+        description="What the model reads and writes at most, in tokens. A server that cuts what "
+        "is longer without a word (Ollama) must be set to at least as much.",
+    )
+    answer_tokens: int = Field(
+        default=1_500, ge=200, description="Longest answer, in tokens, reasoning included."
+    )
+    connect_timeout_s: float = Field(default=5.0, gt=0, description="Longest wait to be let in.")
+    timeout_s: float = Field(
+        default=60.0, gt=0, description="Longest a request may take, its answer read to the end."
+    )
+    max_answer_bytes: int = Field(
+        default=1 << 20, ge=1_000, description="A longer answer is not read."
+    )
+    concurrency: int = Field(
+        default=4, ge=1, le=1_000, description="Requests at once, of all calls together."
+    )
+    when_away: Literal["extractive", "wait"] = Field(
+        default="extractive",
+        description="What becomes of a call whose summary the server cannot give: the extractive "
+        "summary, saying why, or the call waits, with its alerts, until the server is back.",
+    )
+    patience_s: float = Field(
+        default=20.0,
+        ge=0,
+        description="Longest a call spends on tries that fail and on the waits between them.",
+    )
+    call_s: float = Field(
+        default=180.0, gt=0, description="Longest a call spends on its summary in all."
+    )
+    call_requests: int = Field(
+        default=60, ge=1, le=10_000, description="Most requests for one call, repeats included."
+    )
+    call_tokens: int = Field(
+        default=400_000, ge=1_000, description="Most tokens for one call, read and written."
+    )
+    away_calls: int = Field(
+        default=3,
+        ge=1,
+        description="After so many calls in a row that found the server away, no patience is "
+        "spent: one call in every away_pause_s asks once.",
+    )
+    away_pause_s: float = Field(
+        default=60.0, gt=0, description="How long the server is then left alone."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_bare(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            bad = not parts.hostname or parts.username is not None or parts.query or parts.fragment
+            _ = parts.port
+        except ValueError as error:
+            raise ValueError(f"is no URL: {error}") from None
+        if bad:
+            raise ValueError(
+                "is a server and a path alone; what it is asked with goes into enrich.llm.api_key"
+            )
+        return url.rstrip("/")
+
+    @field_validator("extra")
+    @classmethod
+    def _adds(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if own := sorted(OWN_FIELDS & set(extra)):
+            raise ValueError(
+                f"{', '.join(own)} cannot be set here: only what is added to a request"
+            )
+        return extra
+
+    @model_validator(mode="after")
+    def _fits(self) -> LlmSettings:
+        if self.url is not None and not self.model:
+            raise ValueError(
+                "enrich.llm.url is set and enrich.llm.model is not; name the model as the server "
+                "does"
+            )
+        if self.patience_s > self.call_s:
+            raise ValueError(
+                f"enrich.llm.patience_s={self.patience_s:g} is more than "
+                f"enrich.llm.call_s={self.call_s:g}, which holds it; raise the latter"
+            )
+        if 2 * self.answer_tokens > self.context_tokens // 2:
+            raise ValueError(
+                f"enrich.llm.answer_tokens={self.answer_tokens} leaves too little of "
+                f"enrich.llm.context_tokens={self.context_tokens}: an answer may take a quarter"
+            )
+        return self
 
 
 class EnrichSettings(BaseModel):
@@ -46,6 +193,9 @@ class EnrichSettings(BaseModel):
     )
     summary_sentence_characters: int = Field(
         default=240, ge=40, description="Longest sentence of a summary."
+    )
+    llm: LlmSettings = Field(
+        default=LlmSettings(), description="The language model that writes summaries."
     )
     workers: int = Field(default=1, ge=1, le=64, description="Calls handled at once.")
 
