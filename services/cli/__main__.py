@@ -22,12 +22,19 @@ from schemas.events import CallEnded, CallEnriched, CallTranscribed, Role
 from services import dead_letters as dead
 from services.assembly import STAGES, Parts
 from services.cli.archive import NoSuchCall, newest
+from services.cli.clip import clip as cut_clip
+from services.cli.clip import time_ms
 from services.cli.console import Stop, err, log_to_file, out
 from services.cli.demo import demo as run_demo
 from services.cli.doctor import checks
 from services.cli.eval import eval_app
+from services.cli.explain import as_json as explained_json
+from services.cli.explain import as_text as explained_text
+from services.cli.explain import explain as explanation
+from services.cli.explain import moment_of
 from services.cli.follow import THROUGH, WAITING, State, follow, states
 from services.cli.replay import replay_app
+from services.cli.rules import rules_app
 from services.cli.schemas import schemas_app
 from services.cli.show import FORMATS, text
 from services.cli.status import Looker, as_json, as_screen
@@ -62,6 +69,7 @@ letters_app = typer.Typer(help="What could not be processed, and what to do abou
 app.add_typer(letters_app, name="dead-letters")
 app.add_typer(replay_app, name="replay")
 app.add_typer(eval_app)
+app.add_typer(rules_app, name="rules")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(topics_app, name="topics")
 
@@ -312,27 +320,82 @@ def _letters_of(
 def show(
     call: Annotated[str, typer.Argument(help="CALL_ID, or TENANT/CALL_ID.")],
     format: Annotated[ShowFormat, typer.Option(help="How to write it.")] = TEXT,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Each figure and finding, with the seconds of audio it rests on."
+        ),
+    ] = False,
 ) -> None:
     """One call: who said what and when, and what was found."""
+    if explain and format not in (TEXT, ShowFormat("json")):
+        raise Stop(f"--explain is written as text or json, not as {format.value}")
     settings = load()
     parts = Parts(settings)
     with asking(settings) as asks:
         tenant, call_id = _call(settings, asks, call)
-        transcript = newest(asks, parts.codec, tenant, call_id, CallTranscribed)
-        if transcript is None:
-            state = states(asks, tenant, [call_id])[call_id]
-            raise Stop(f"{tenant}/{call_id} has no transcript: {state.state} {state.reason}")
+        transcript = _transcript(asks, parts, tenant, call_id)
         enriched = newest(asks, parts.codec, tenant, call_id, CallEnriched)
+        if explain and enriched is None:
+            state = states(asks, tenant, [call_id])[call_id]
+            raise Stop(f"{tenant}/{call_id} has no findings: {state.state} {state.reason}")
+        known = {"tenant": tenant, "call": call_id}
+        where = "WHERE tenant_id = {tenant:String} AND call_id = {call:String}"
         raised = rows_of(
             asks,
-            "SELECT rule, severity, title, suggested_action FROM call_alerts"
-            " WHERE tenant_id = {tenant:String} AND call_id = {call:String}",
-            {"tenant": tenant, "call": call_id},
+            "SELECT rule, rule_version, severity, title, reason, suggested_action, quotes,"
+            f" start_ms, end_ms, segment_ids FROM call_alerts {where}",
+            known,
         )
-    if format is TEXT:
+        current = rows_of(asks, f"SELECT event_id FROM current_transcribed {where}", known)
+        made_from = next((row["event_id"] for row in current), None)
+    if explain and enriched is not None:
+        explained = explanation(
+            transcript, enriched, raised, transcript_id=made_from,
+            settings=settings.enrich,
+        )  # fmt: skip
+        sys.stdout.write(explained_text(explained) if format is TEXT else explained_json(explained))
+    elif format is TEXT:
         sys.stdout.write(text(transcript, enriched, {row["rule"]: row for row in raised}))
     else:
         sys.stdout.write(FORMATS[format.value](transcript, enriched))
+
+
+@app.command()
+def clip(
+    call: Annotated[str, typer.Argument(help="CALL_ID, or TENANT/CALL_ID.")],
+    start: Annotated[str, typer.Argument(help="Time of the call: 12.3, or 00:12.300.")],
+    end: Annotated[str, typer.Argument(help="As START.")],
+    to: Annotated[Path, typer.Option("--out", "-o", help="The WAV file to write.")],
+    recording: Annotated[
+        str | None, typer.Option(help="Which, where several hold it: its recording_id.")
+    ] = None,
+) -> None:
+    """The audio of a call from START to END as a WAV file; what was masked is silent."""
+    start_ms, end_ms = time_ms(start), time_ms(end)
+    settings = load()
+    parts = Parts(settings)
+    with asking(settings) as asks:
+        tenant, call_id = _call(settings, asks, call)
+        transcript = _transcript(asks, parts, tenant, call_id)
+    made = cut_clip(parts.objects, transcript, start_ms, end_ms, to, recording)
+    channels = "1 channel" if made.channels == 1 else f"{made.channels} channels"
+    out.print(
+        f"{to}: {moment_of(made.start_ms)} to {moment_of(made.end_ms)} of {made.recording_id}, "
+        f"{channels}, {made.sample_rate_hz} Hz",
+        soft_wrap=True,
+    )
+    for start_ms, end_ms in made.silenced:
+        err.print(f"silent, for it was masked: {moment_of(start_ms)} to {moment_of(end_ms)}")
+
+
+def _transcript(asks: Asks, parts: Parts, tenant: str, call_id: str) -> CallTranscribed:
+    """The current one. Raises Stop, saying how far the call is, where there is none."""
+    transcript = newest(asks, parts.codec, tenant, call_id, CallTranscribed)
+    if transcript is None:
+        state = states(asks, tenant, [call_id])[call_id]
+        raise Stop(f"{tenant}/{call_id} has no transcript: {state.state} {state.reason}")
+    return transcript
 
 
 @app.command()
