@@ -32,7 +32,7 @@ def test_evidence_is_the_words_with_the_times_they_were_heard() -> None:
     )
     assert finding.finding_id == "topic:refund:7:9"
     assert finding.rule == "topics/refund"
-    assert finding.rule_version == "1.0"
+    assert finding.rule_version == "1.1"
     assert finding.confidence is None
 
 
