@@ -949,9 +949,13 @@ def read_call_facts(item: Item) -> dict[str, CallFact]:
     return found
 
 
-def read_phrases(item: Item) -> tuple[str, ...]:
-    """Phrases, each checked; raises FileError."""
+def read_phrases(item: Item, *, arrows: bool = False) -> tuple[str, ...]:
+    """Phrases, each checked; raises FileError. With `arrows` they may say how far they reach."""
     for each in item.items():
+        if not arrows and set("<>‹›") & set(each.text()):
+            raise each.error(
+                f"phrase {each.text()!r}: an arrow is for idioms and for words of negations"
+            )
         try:
             spell_out(each.text())
         except ValueError as error:

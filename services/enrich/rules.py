@@ -5,6 +5,7 @@ scorecard.yaml     what a good call is made of
 rules.yaml         what else is to be tagged, to change the score, or to raise an alert
 alerts.yaml        which calls need a person now: rules with an alert and nothing else
 summary.yaml       what marks a demand, a solution and an outcome
+pii.yaml           what is personal, and how it is masked
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from services.enrich.conditions import (
     read_roles,
 )
 from services.enrich.lexicon import Class, Grammar, Negation, Scanner
+from services.enrich.pii import Policy, load_pii
 from services.enrich.transcript_file import TranscriptError, parse_transcript
 from services.runtime.yaml_file import FileError, Item, read_yaml
 
@@ -36,7 +38,7 @@ BUILT_IN = Path(__file__).with_name("rules")
 
 _KINDS = {"emotion": FindingKind.EMOTION, "topic": FindingKind.TOPIC}
 _SEVERITIES = {each.value.lower(): each for each in Severity if each is not Severity.UNKNOWN}
-_WHOLE_FILES = ("scorecard.yaml", "rules.yaml", "alerts.yaml", "summary.yaml")
+_WHOLE_FILES = ("scorecard.yaml", "rules.yaml", "alerts.yaml", "summary.yaml", "pii.yaml")
 _TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -121,6 +123,7 @@ class Rules:
     rules: tuple[Rule, ...]
     """Those of alerts.yaml, then those of rules.yaml, each in the order of its file."""
     cues: tuple[Cue, ...]
+    pii: Policy
 
     @property
     def alerts(self) -> tuple[Rule, ...]:
@@ -231,6 +234,7 @@ def _read(folders: tuple[Path, ...], notes: _Notes) -> Rules:
     scorecard = Scorecard("", "", ())
     rules: dict[str, Rule] = {}
     cues: tuple[Cue, ...] = ()
+    pii = Policy("", {})
     for name in sorted(versions):
         with notes.noting():
             if name == "scorecard.yaml":
@@ -241,6 +245,8 @@ def _read(folders: tuple[Path, ...], notes: _Notes) -> Rules:
                 _rules(items[name], "rules", _rule, reader, versions[name], rules, notes)
             elif name == "summary.yaml":
                 cues = _cues(items[name], reader)
+            elif name == "pii.yaml":
+                pii = load_pii(items[name])
     if notes.errors:
         raise notes.errors[0]
     declared = [version.partition("+")[0] for version in versions.values()]
@@ -252,6 +258,7 @@ def _read(folders: tuple[Path, ...], notes: _Notes) -> Rules:
         scorecard,
         tuple(rules.values()),
         cues,
+        pii,
     )
 
 
@@ -370,19 +377,20 @@ def _grammar(item: Item) -> Grammar:
         item, (), ("negations", "stronger", "weaker", "idioms", "stronger_factor", "weaker_factor")
     )
 
-    def phrases(name: str) -> tuple[str, ...]:
-        return read_phrases(fields[name]) if name in fields else ()
+    def phrases(name: str, *, arrows: bool = False) -> tuple[str, ...]:
+        return read_phrases(fields[name], arrows=arrows) if name in fields else ()
 
     negations = []
     for each in fields["negations"].items() if "negations" in fields else ():
         inner = read_fields(each, ("words", "through"))
-        negations.append(Negation(read_phrases(inner["words"]), read_phrases(inner["through"])))
+        words = read_phrases(inner["words"], arrows=True)
+        negations.append(Negation(words, read_phrases(inner["through"])))
     default = Grammar()
     return Grammar(
         tuple(negations),
         phrases("stronger"),
         phrases("weaker"),
-        phrases("idioms"),
+        phrases("idioms", arrows=True),
         fields["stronger_factor"].number(1, 10)
         if "stronger_factor" in fields
         else default.stronger_factor,
