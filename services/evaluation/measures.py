@@ -93,7 +93,7 @@ def _binds(text: str, at: int) -> bool:
     """Whether the sign at `at` is part of a word: the one of don't, and that of 3.5."""
     before, after = text[at - 1 : at], text[at + 1 : at + 2]
     if text[at] == "'":
-        return before.isalpha() and after.isalpha()
+        return before.isalpha() and after.isalpha() and not _UNSPACED.search(before + after)
     return text[at] == "." and before.isdigit() and after.isdigit()
 
 

@@ -8,7 +8,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.evaluation.measures import (
@@ -73,6 +73,7 @@ def test_traditional_characters_count_as_simplified_ones_where_asked() -> None:
 
 @settings(deadline=None)
 @given(st.text())
+@example("A´ក")
 def test_normalising_once_is_enough(text: str) -> None:
     once = tokens(text)
     assert all(once)
