@@ -32,7 +32,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from itertools import pairwise
 from typing import TypeVar
 
 from schemas.events import FindingKind, Role
@@ -46,11 +45,12 @@ MOST_FORMS = 10_000
 # Each gap multiplies the ways to match by GAP + 1.
 MOST_GAPS = 2
 
-_HAN = "㐀-䶿一-鿿豈-﫿𠀀-𯨟"
-_TOKEN = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+(?:'[^\W\d_{_HAN}]+)*|\.(?!\d)|[!?。;\n]|[,、:()\"]")
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f"
+_TOKEN = re.compile(rf"([{_HAN}])|[^\W_{_HAN}]+(?:'[^\W\d_{_HAN}]+)*|\.(?!\d)|[!?。;\n]|[,、:()\"]")
 _HARD = frozenset(".!?。;\n")
 SENTENCE_END = "."
 CLAUSE_END = ","
+_SIGNS = frozenset((SENTENCE_END, CLAUSE_END))
 
 _FULL_WORDS = {
     "cannot": ("can", "not"),
@@ -95,6 +95,14 @@ def _written_out(word: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=65_536)
+def _parts(word: str) -> tuple[str, ...]:
+    """The tokens that a word or a sign becomes."""
+    if word in _HARD:
+        return (SENTENCE_END,)
+    return _written_out(word) if word[0].isalnum() else (CLAUSE_END,)
+
+
+@lru_cache(maxsize=65_536)
 def _folded(character: str) -> str:
     if character in "‘’ʼ`":
         return "'"
@@ -110,42 +118,43 @@ class Tokens:
     texts: list[str]
     starts: list[int]
     ends: list[int]
+    characters: int
+    """How many are Han characters."""
+    words: int
+    """How many words they are of, contractions counted once."""
 
 
 def tokenize(text: str) -> Tokens:
     """NFKC, lower case, contractions written out. Offsets are those of `text` itself."""
-    at: Sequence[int]
+    at: Sequence[int] = ()  # where characters do not keep their places
     if text.isascii():
         folded = text.lower()
-        at = range(len(text) + 1)
     else:
         pieces = [_folded(character) for character in text]
         folded = "".join(pieces)
-        if len(folded) == len(text):
-            at = range(len(text) + 1)
-        else:
+        if len(folded) != len(text):
             at = [i for i, piece in enumerate(pieces) for _ in piece]
-            at.append(len(text))
     texts: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
+    characters = words = 0
     for found in _TOKEN.finditer(folded):
-        word = found.group()
-        first, last = at[found.start()], at[found.end() - 1] + 1
-        if word in _HARD:
-            word = SENTENCE_END
-        elif not (word[0].isalnum()):
-            word = CLAUSE_END
-        elif len(word) > 1:
-            for part in _written_out(word):
-                texts.append(part)
-                starts.append(first)
-                ends.append(last)
+        first, end = found.span()
+        if at:
+            first, end = at[first], at[end - 1] + 1
+        if (han := found[1]) is not None:
+            characters += 1
+            texts.append(han)
+            starts.append(first)
+            ends.append(end)
             continue
-        texts.append(word)
-        starts.append(first)
-        ends.append(last)
-    return Tokens(texts, starts, ends)
+        parts = _parts(found[0])
+        words += parts[0] not in _SIGNS
+        for part in parts:
+            texts.append(part)
+            starts.append(first)
+            ends.append(end)
+    return Tokens(texts, starts, ends, characters, words)
 
 
 def inflections(word: str) -> list[str]:
@@ -490,10 +499,7 @@ class Scanner:
         ]
         phrases.sort(key=lambda match: (match.start, match.end, match.phrases))
         matches = self._matches(tokens, classes, parts, factors) if classes else []
-        han = sum(1 for token in texts if _is_han(token))
-        marks = texts.count(SENTENCE_END) + texts.count(CLAUSE_END)
-        written_out = sum(1 for a, b in pairwise(tokens.starts) if a == b)
-        return Scan(_apart(matches), phrases, len(texts) - han - marks - written_out, han)
+        return Scan(_apart(matches), phrases, tokens.words, tokens.characters)
 
     def _matches(
         self,
@@ -666,10 +672,6 @@ def _apart(matches: Iterable[Match]) -> list[Match]:
             found.append(match)
             until[name] = match.end
     return found
-
-
-def _is_han(token: str) -> bool:
-    return len(token) == 1 and ("\u3400" <= token <= "\u9fff" or "\uf900" <= token <= "\ufaff")
 
 
 def _outermost(
