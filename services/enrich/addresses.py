@@ -47,11 +47,11 @@ _TOWN = re.compile(
 
 def boxes(text: str, lower: str, tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
     groups = digit_groups(tokens)
+    starts = [tokens[atom.first].start for atom in groups]
     for match in _BOX.finditer(lower):
         last = -1
-        for atom in groups:
-            if tokens[atom.first].start < match.end():
-                continue
+        for place in range(bisect_left(starts, match.end()), len(groups)):
+            atom = groups[place]
             first = last + 1 if last >= 0 else bisect_left(tokens, match.end(), key=_start)
             if atom.first != first:
                 break
@@ -70,13 +70,15 @@ def streets(text: str, tokens: Sequence[Token], asked: bool) -> Iterator[tuple[i
     if not atoms:
         return
     ends = {atom.last: atom for atom in atoms}
+    # In a text without capital letters no street has one.
+    strict = not asked and not text[1:].islower()
     at = 0
     while at < len(tokens):
         token = tokens[at]
         start: int | None = None
         after = at + 1
         if token.text in STREETS and token.kind == "w":
-            start = _house(text, tokens, ends, at, asked)
+            start = _house(text, tokens, ends, at, asked, strict)
         if start is None:
             at += 1
             continue
@@ -91,10 +93,18 @@ def streets(text: str, tokens: Sequence[Token], asked: bool) -> Iterator[tuple[i
 
 
 def _house(
-    text: str, tokens: Sequence[Token], ends: Mapping[int, Atom], street: int, asked: bool
+    text: str,
+    tokens: Sequence[Token],
+    ends: Mapping[int, Atom],
+    street: int,
+    asked: bool,
+    strict: bool,
 ) -> int | None:
-    """The first token of the house number before the street at `street`."""
-    loose = tokens[street].text in _LOOSE_STREETS and not asked and not text[1:].islower()
+    """The first token of the house number before the street at `street`.
+
+    `strict`: a word of everyday talk is a street only with capital letters before it.
+    """
+    loose = strict and tokens[street].text in _LOOSE_STREETS
     for place in range(street - 1, max(street - 1 - _MOST_STREET, -1), -1):
         atom = ends.get(place)
         if atom is not None and place < street - 1:

@@ -91,6 +91,7 @@ def stage(
     """
     own = dict(tenant_rules or {})
     trials = Trials(settings.rules_dir, settings.trial_rules_dir)
+    at_once = 2 * settings.llm.concurrency
 
     def handle(envelope: Envelope[Any]) -> list[Output]:
         event: CallTranscribed = envelope.event
@@ -112,7 +113,8 @@ def stage(
         sources=(TRANSCRIBED,),
         targets=(ENRICHED, ALERTS),
         handle=each(handle),
-        batch=16,
-        workers=settings.workers,
+        # A call that waits for a language model holds up none of its batch.
+        batch=16 if insight is None else 1,
+        workers=settings.workers if insight is None else max(settings.workers, at_once),
         options=tuple(OPTIONS),
     )

@@ -65,7 +65,7 @@ _MOST_EVIDENCE = 24
 _SHORTEST_QUOTE = 4
 # Least that a request may hold of a call, in tokens.
 _LEAST_TOKENS = 200
-_MOST_KEPT = 512
+_MOST_KEPT = 1 << 25
 # What a chat template adds around messages.
 _TEMPLATE_TOKENS = 64
 
@@ -587,9 +587,15 @@ class Insight:
             replay,
         )
         try:
-            summary = self._asked(call)
+            try:
+                summary = self._asked(call)
+            except LlmFailure as failure:
+                if not self._is_back(failure):
+                    raise
+                # It came back while the call waited: once more, from what it has answered.
+                call.allowance, call.dropped = Allowance.of(self._settings, self._clock), 0
+                summary = self._asked(call)
         except LlmFailure as failure:
-            self._wait(failure)
             self._forget(call)
             logger("enrich").warning(
                 "a summary is extractive", url=self._model.url, reason=failure.reason,
@@ -625,23 +631,23 @@ class Insight:
             )
         return room
 
-    def _wait(self, failure: LlmFailure) -> None:
-        """Raises Transient where the call is to wait for the server.
+    def _is_back(self, failure: LlmFailure) -> bool:
+        """Whether the server of a failed call that is to wait for it takes questions again.
 
-        A server that takes another question is not away: then it is this call that it fails at,
-        and no wait would end that.
+        Raises Transient where it does not. Where the call fails again then, it is this call that
+        the server fails at, and no wait would end that.
         """
         if self._settings.when_away != "wait":
-            return
+            return False
         if not (isinstance(failure, Away) or (isinstance(failure, Unusable) and failure.doubt)):
-            return
+            return False
         if failure.reason != "llm_away":
             try:
                 self._model.probe()
             except (Away, Spent) as away:
                 raise Transient(away.reason, f"{self._model.url} {away.detail}") from failure
             self._circuit.answered()
-            return
+            return True
         raise Transient(failure.reason, f"{self._model.url}: {failure.detail}") from failure
 
     # Requests
@@ -784,7 +790,7 @@ class Insight:
             call.asked.append(digest)
             with self._lock:
                 self._kept[digest] = reply.text
-                while len(self._kept) > _MOST_KEPT:
+                while sum(map(len, self._kept.values())) > _MOST_KEPT:
                     self._kept.popitem(last=False)
         return answer
 

@@ -50,6 +50,7 @@ _TOKEN = re.compile(rf"([{_HAN}])|[^\W_{_HAN}]+(?:'[^\W\d_{_HAN}]+)*|\.(?!\d)|[!
 _HARD = frozenset(".!?。;\n")
 SENTENCE_END = "."
 CLAUSE_END = ","
+_LONGEST_WORD = 64
 _SIGNS = frozenset((SENTENCE_END, CLAUSE_END))
 
 _FULL_WORDS = {
@@ -148,7 +149,8 @@ def tokenize(text: str) -> Tokens:
             starts.append(first)
             ends.append(end)
             continue
-        parts = _parts(found[0])
+        word = found[0]
+        parts = _parts(word) if len(word) <= _LONGEST_WORD else (word,)  # none that long is kept
         words += parts[0] not in _SIGNS
         for part in parts:
             texts.append(part)

@@ -31,7 +31,7 @@ import httpx
 from schemas.events import LlmUsage
 from services.enrich.settings import LlmSettings
 from services.runtime.deadlines import TimedStream, seconds_left
-from services.runtime.errors import cause
+from services.runtime.errors import NotYet, cause
 from services.runtime.observe import logger
 
 # Of what a server says of a failure.
@@ -254,6 +254,10 @@ class ChatModel:
                 ) from error
         self._settings, self._clock, self._sleep, self._jitter = settings, clock, sleep, jitter
         self.url = f"{settings.url}/chat/completions"
+        try:
+            httpx.URL(self.url).host.encode("idna")
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ValueError(f"enrich.llm.url names no host that can be asked: {error}") from error
         self._forms = (
             ("json_schema", "json_object", "text")
             if settings.enforce == "auto"
@@ -532,7 +536,7 @@ class _Slots:
 
     @contextmanager
     def taken(self, most_s: float, replay: bool) -> Iterator[None]:
-        """Raises Spent where none is free within `most_s`."""
+        """Raises Spent where none is free within `most_s`; of a replay NotYet, which waits."""
         with self._changed:
             self.waiting += 1
             self._live_waiting += not replay
@@ -545,6 +549,8 @@ class _Slots:
                 self.waiting -= 1
                 self._live_waiting -= not replay
                 self._changed.notify_all()
+            if not free and replay:
+                raise NotYet("llm_busy", "live calls took every request for enrich.llm.call_s")
             if not free:
                 raise Spent(
                     "llm_time", "enrich.llm.call_s went by while other calls were asked for"
@@ -585,10 +591,10 @@ def _after_s(headers: Mapping[str, str]) -> float | None:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 # What is answered

@@ -48,6 +48,8 @@ NOT_HEARD = frozenset((Flag.NO_SPEECH, Flag.INSIDE_HOLD, Flag.INSIDE_SILENCE))
 NOT_SAID = NOT_HEARD | {Flag.REPEAT_LOOP, Flag.TOO_FAST}
 # Who spoke this shortly before has not begun anew: they go on.
 GOES_ON_MS = 1_000
+# Of a heap of segments that overlap one another, so many tell where it is.
+MOST_BESIDE = 32
 # An announcement covers the silences that begin this soon after it: time for the customer's "sure".
 ANNOUNCED_MS = 10_000
 
@@ -405,7 +407,7 @@ def _overlaps(
                             start_ms=start,
                             end_ms=at,
                             role=None if together or starter.role is Role.UNKNOWN else starter.role,
-                            segment_ids=sorted(people[i].segment_id for i in inside),
+                            segment_ids=sorted(people[i].segment_id for i in inside)[:MOST_BESIDE],
                         )
                     )
                     if not together and at - start >= interruption_ms and fresh >= GOES_ON_MS:

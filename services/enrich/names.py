@@ -145,7 +145,8 @@ NAME_QUESTION = re.compile(
     r"|\bwho's (?:calling|speaking)\b|姓名|贵姓|怎么称呼|您?姓什么|叫什么|名字",
     re.IGNORECASE,
 )
-ASKING = frozenset(("name", "surname", "who", "who's"))
+# One of these is in every such question in English.
+ASKING = ("name", "who")
 _AFTER_NAME = frozenset(("speaking", "calling", "here", "from"))
 _MOST_NAME = 3
 
@@ -207,6 +208,18 @@ def name_parts(name: str) -> Iterator[str]:
             yield bare
 
 
+def of_person(name: str) -> bool:
+    """Whether a name shown for a participant has a listed first or last name, or a Han surname.
+
+    Who is shown as `WIRELESS CALLER` or `Refund Dept` is not called by one of these words.
+    """
+    words = _WORD.findall(name.lower().replace("’", "'"))
+    listed = any(map(_listed, words)) or not AMBIGUOUS.isdisjoint(words[:1])
+    return listed or any(_given(part, 0, len(part)) for part in name.split())
+
+
+_WORD = re.compile(rf"{LETTER}+(?:'{LETTER}+)*")
+
 # What a name in English comes with: a word that announces it, a listed name, or capital letters.
 _NAME_SIGNS = (
     FIRST_NAMES | LAST_NAMES | _TITLES | word_set("name name's surname called")
@@ -214,7 +227,7 @@ _NAME_SIGNS = (
 _CAPITALISED = re.compile("[A-Z][A-Za-z]*")
 _CAPITAL = rf"[^\W\d_a-z{HAN}]"
 _CAPITALS = re.compile(
-    rf"{_CAPITAL}(?:[\w'’]+|(?<!\bI))[\s.-]{{1,8}}(?:{_CAPITAL}|(?:{'|'.join(sorted(_AFTER_NAME))})\b)"
+    rf"{_CAPITAL}(?:[\w'’]{{1,64}}+|(?<!\bI))[\s.-]{{1,8}}(?:{_CAPITAL}|(?:{'|'.join(sorted(_AFTER_NAME))})\b)"
 )
 # Those with `name` in them are signs themselves.
 _BARE_CUES = tuple(cue for cue in (*_ROLE_CUES, *_CALLING_CUES) if " name" not in cue)

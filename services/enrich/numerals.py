@@ -170,17 +170,27 @@ def _drop_quantity(found: list[Atom], tokens: Sequence[Token], at: int) -> None:
         return
     if tokens[at].text not in _UNITS:
         return
-    if tokens[at].text == "个" and at + 1 < len(tokens) and tokens[at + 1].text in HAN_DIGITS:
+    after = tokens[at + 1].text if at + 1 < len(tokens) else ""
+    if (tokens[at].text == "个" and after in HAN_DIGITS) or (tokens[at].text + after == "分机"):
         return
     first, size = len(found), 0
     while first and size <= 6:
         atom = found[first - 1]
-        if first < len(found) and atom.last + 1 != found[first].first:
+        if first < len(found) and not _touch(tokens, atom.last, found[first].first):
             break
         size += len(atom.digits)
         first -= 1
     if size <= 6:
         del found[first:]
+
+
+def _touch(tokens: Sequence[Token], last: int, first: int) -> bool:
+    """Whether nothing parts two atoms, or one `-` or `.` without a space."""
+    if first != last + 2:
+        return first == last + 1
+    mark = tokens[last + 1]
+    near = tokens[last].end == mark.start and mark.end == tokens[first].start
+    return near and mark.text in ("-", ".")
 
 
 def _amount(tokens: Sequence[Token], at: int, texts: Sequence[str]) -> int | None:

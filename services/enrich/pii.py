@@ -42,6 +42,7 @@ from services.enrich.names import (
     english_names,
     may_name,
     name_parts,
+    of_person,
     spelled,
 )
 from services.enrich.numerals import (
@@ -104,16 +105,21 @@ class Policy:
 
 
 def shown_by(redactions: Iterable[Redaction], policy: Policy) -> Shown:
-    """What may be read of segments: their text, masked as `policy` says."""
+    """What may be read of segments: their text, masked as `policy` says.
+
+    `redactions` are as `find` returns them: those of a segment ordered and disjoint.
+    """
     own: dict[int, list[Redaction]] = {}
     for each in redactions:
         own.setdefault(each.segment_id, []).append(each)
 
     def shown(segment: Segment, start: int, end: int) -> str:
+        there = own.get(segment.segment_id, ())
+        first = bisect_right(there, start, key=lambda each: each.end)
+        last = bisect_left(there, end, lo=first, key=lambda each: each.start)
         within = [
             replace(each, start=max(each.start - start, 0), end=min(each.end, end) - start)
-            for each in own.get(segment.segment_id, ())
-            if each.start < end and each.end > start
+            for each in there[first:last]
         ]
         return masked(segment.text[start:end], within, policy.kinds)
 
@@ -149,7 +155,8 @@ def find(
 ) -> list[Redaction]:
     """Where the segments of a call hold what `policy` calls personal.
 
-    `names` are those of the participants, known beforehand. `language` (BCP 47) is that of segments
+    `names` are those shown of the participants, known beforehand: one of a person is looked for
+    word by word, another (`Refund Dept`) as a whole. `language` (BCP 47) is that of segments
     that do not know their own. Places are code points of the segment's text, times those of the
     words there, else in proportion. Redactions do not overlap and are ordered by segment and start.
     Cost: linear in the text.
@@ -736,6 +743,7 @@ _NAMED = {
 }
 _FEWEST_DIGITS = 3
 _FEWEST_LONG = 8
+_FEWEST_READ_BACK = 6
 
 
 def _covered(spans: Iterable[_Span]) -> dict[int, list[tuple[int, int]]]:
@@ -793,6 +801,8 @@ def _numbers(
         if (kind := known.get(number)) is not None:
             found.append(span._replace(kind=kind))
     found += _echoes(whole, unknown)
+    secret = {n: k for n, k in known.items() if k in policy.kinds and n not in policy.keep}
+    found += _read_back(secret, unknown)
     return found
 
 
@@ -813,6 +823,23 @@ def _echoes(
             for echo in by_segment.get(segment, ()):
                 if echo.parts[-1][0] <= last + 1 and digits[echo] in number:
                     yield echo._replace(kind=span.kind)
+
+
+def _read_back(
+    known: Mapping[str, PiiKind], unknown: Sequence[tuple[str, _Span]]
+) -> Iterator[_Span]:
+    """Pieces of a number, long enough to be of no other, wherever they are said."""
+    pieces = {n for n, _ in unknown if _FEWEST_READ_BACK <= len(n) <= _LONGEST_SHAPE}
+    sizes = {len(piece) for piece in pieces}
+    whose: dict[str, PiiKind] = {}
+    for number, kind in known.items():
+        for size in sizes:
+            for at in range(len(number) - size + 1):
+                if (piece := number[at : at + size]) in pieces:
+                    whose.setdefault(piece, kind)
+    for piece, span in unknown:
+        if (named := whose.get(piece)) is not None:
+            yield span._replace(kind=named)
 
 
 _BORN = FILLERS | frozenset("出生日期年月")
@@ -1132,7 +1159,8 @@ def _host(tokens: Sequence[Token], at: int, written: bool) -> int | None:
                 break
             if token.text in ".。．" and at + 1 < size and tokens[at + 1].start != token.end:
                 break
-            tld = _tld(tokens, at + 1)
+            touching = token.text == "." and at > start and tokens[at - 1].end == token.start
+            tld = _tld(tokens, at + 1, listed=not (written and touching))
             if tld is not None:
                 end, label, at, dots = tld, 1, tld, dots + 1
                 continue
@@ -1145,7 +1173,7 @@ def _host(tokens: Sequence[Token], at: int, written: bool) -> int | None:
         elif token.text in ("-", "dash", "hyphen") and label:
             pass
         elif token.kind in "wd" or token.text in HAN_DIGITS:
-            if token.text in _NO_HOST and not dots:
+            if token.text in _NO_HOST and not dots and not written:
                 return None
             label += 1
             if label > 8:
@@ -1158,8 +1186,12 @@ def _host(tokens: Sequence[Token], at: int, written: bool) -> int | None:
     return end
 
 
-def _tld(tokens: Sequence[Token], at: int) -> int | None:
-    """The token after a top-level domain, as a word or spelled."""
+def _tld(tokens: Sequence[Token], at: int, listed: bool) -> int | None:
+    """The token after a top-level domain, as a word or spelled; not `listed`: any two letters."""
+    if not listed and at < len(tokens) and tokens[at].kind == "w":
+        label = tokens[at].text
+        if len(label) > 1 and label.isalpha():
+            return at + 1
     while at < len(tokens) and tokens[at].kind == "b":
         at += 1
     if at < len(tokens) and tokens[at].text in _TLDS:
@@ -1300,7 +1332,8 @@ def _names(call: _Call, given: Sequence[str]) -> list[_Span]:
                 if sure and end - start > 1:
                     told.add(text[start:end])
     for name in given:
-        told.update(name_parts(name))
+        if of_person(name):
+            told.update(name_parts(name))
         told.add(" ".join(name.split()).casefold())
     found += _mentions(call, {name for name in told if len(name) > 1})
     return [_Span(PiiKind.NAME, (each,)) for each in found]
@@ -1348,6 +1381,6 @@ def _name_asked(call: _Call, number: int) -> bool:
     if not number or segments[number - 1].speaker == segments[number].speaker:
         return False
     sign = call.signs[number - 1]
-    if not sign.han and sign.words.isdisjoint(ASKING):
+    if not sign.han and not any(word in sign.lower for word in ASKING):
         return False
     return NAME_QUESTION.search(segments[number - 1].text) is not None

@@ -46,7 +46,8 @@ class LlmSettings(BaseModel):
     model: str = Field(default="", description="Model as the server names it.")
     send_unredacted: bool = Field(
         default=False,
-        description="Whether what is personal is sent too; otherwise the redacted text alone.",
+        description="Whether what is personal is sent too, and may so stand in the summary and its "
+        "quotes; otherwise the redacted text alone.",
     )
     prompts_dir: Path | None = Field(
         default=None,

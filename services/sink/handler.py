@@ -32,8 +32,12 @@ Call = tuple[str, str]
 _ERASABLE = tuple(
     reversed([t for t in TABLES if t not in ("calls_erased", "shadows", "generations")])
 )
-# Of the erased call, these rows stay: that it was erased, when, and by whose wish.
-_STAYS = {"events": "type = 'CallErased'", "stage_states": "state = 'erased'"}
+# Of the erased call, these rows stay: that it was erased, when, and by whose wish; and what was
+# refused for it.
+_STAYS = {
+    "events": "type = 'CallErased'",
+    "stage_states": "state = 'erased' OR (state = 'refused' AND reason = 'erased')",
+}
 
 
 class Tables(Protocol):

@@ -508,6 +508,20 @@ def test_a_call_at_which_the_server_fails_alone_does_not_wait_for_ever(server: S
         assert found.degraded
 
 
+def test_a_server_that_is_back_by_the_time_is_asked_once_more(server: Server) -> None:
+    back = False
+
+    def answers(asked: Asked) -> Reply:
+        nonlocal back
+        back = back or asked.is_probe
+        return summarizes(asked) if back else Reply(503)
+
+    server.answer = answers
+    found = summary(insight(server, when_away="wait", patience_s=0))
+    assert not found.degraded
+    assert found.method != "extractive"
+
+
 def test_what_is_no_fault_of_the_server_waits_for_nobody(server: Server) -> None:
     answering(server, "no JSON")
     assert summary(insight(server, when_away="wait")).degraded.startswith("llm_no_json: ")

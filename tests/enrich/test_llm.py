@@ -28,6 +28,7 @@ from services.enrich.llm import (
     Unusable,
 )
 from services.enrich.settings import LlmSettings
+from services.runtime.errors import NotYet
 from tests.enrich.llm_server import Asked, Reply, Server, completed, said, serving
 from tests.ingest.test_fetch import make_certificate
 
@@ -384,7 +385,11 @@ def test_a_server_that_asks_for_more_than_patience_is_away_for_all(server: Serve
     assert ask(chat, server, clock) == "fine"
 
 
-@pytest.mark.parametrize("value", ["", "soon", "-1", "9" * 400, "1e9", "Mon, 99 Foo"])
+@pytest.mark.parametrize(
+    "value",
+    ["", "soon", "-1", "9" * 400, "1e9", "Mon, 99 Foo", f"Mon, 01 Jan 2024 00:00:00 +{'9' * 20}",
+     f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"],
+)  # fmt: skip
 def test_a_retry_after_that_is_none_is_as_if_it_were_not_there(server: Server, value: str) -> None:
     replies = [Reply(429, headers={"Retry-After": value}), completed("fine")]
     server.answer = lambda asked: replies.pop(0)
@@ -486,6 +491,9 @@ def test_a_call_waits_for_its_turn_no_longer_than_it_may() -> None:
         hurried = Allowance.of(server.settings(call_s=0.2, patience_s=0), time.monotonic)
         with pytest.raises(Spent, match="llm_time"):
             chat.ask(ASKED, SCHEMA, 10, hurried)
+        hurried = Allowance.of(server.settings(call_s=0.2, patience_s=0), time.monotonic)
+        with pytest.raises(NotYet, match="llm_busy"):
+            chat.ask(ASKED, SCHEMA, 10, hurried, True)
         server.released.set()
         thread.join(30)
     assert not thread.is_alive()
@@ -596,3 +604,9 @@ def test_certificates_that_are_not_there_are_named() -> None:
     )
     with pytest.raises(ValueError, match=r"enrich\.llm\.ca_file='/no\.pem'"):
         ChatModel(settings)
+
+
+@pytest.mark.parametrize("url", ["http://[v1.fe]/v1", "http://a..b/v1"])
+def test_a_url_that_names_no_host_is_a_wrong_setting(url: str) -> None:
+    with pytest.raises(ValueError, match=r"enrich\.llm\.url names no host"):
+        ChatModel(LlmSettings(url=url, model="m"))

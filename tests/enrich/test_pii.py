@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from schemas.events import PiiKind, Redaction, Segment
 from services.enrich import pii
+from services.enrich.addresses import boxes, streets
 from services.enrich.handler import enrich_call
+from services.enrich.numerals import tokenize
 from services.enrich.pii import (
     KINDS,
     Mask,
@@ -26,6 +28,7 @@ from services.enrich.pii import (
     luhn,
     masked,
     resident_id,
+    shown_by,
 )
 from services.enrich.rules import BUILT_IN, load_rules
 from services.enrich.settings import EnrichSettings
@@ -190,6 +193,12 @@ def test_names_by_context(line: str, name: str) -> None:
     assert read(line) == [("name", name)]
 
 
+def test_a_name_is_the_answer_to_a_question_for_it() -> None:
+    for question in ("your name please", "and your name's?", "who's calling?", "surname?"):
+        assert read(f"a: {question}", "c: ngozi adeyemi") == [("name", "ngozi adeyemi")]
+    assert read("a: your age?", "c: ngozi adeyemi") == []
+
+
 def test_a_name_is_masked_where_it_is_spelled() -> None:
     assert read("c: my name is Siobhan, S-I-O-B-H-A-N") == [
         ("name", "Siobhan"),
@@ -197,6 +206,86 @@ def test_a_name_is_masked_where_it_is_spelled() -> None:
     ]
     assert read("c: we have A, B, C and the U S B port") == []
     assert read("c: 我姓张，弓长张") == [("name", "张"), ("name", "张")]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "jan@firma.pl",
+        "anna.k@uni-wien.ac.at",
+        "bob@corp.be",
+        "john.smith@example.museum",
+        "kim@home.nl",
+    ],
+)
+def test_a_written_address_ends_in_any_top_level_domain(address: str) -> None:
+    assert read(f"c: it is {address}, thanks.") == [("email", address)]
+    # Where the sign is spoken, a place and a sentence look the same.
+    assert read("c: we met Jan at firma.pl") == []
+    assert read("c: ask Jan @ work. Thanks") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "c: reach me at 555-867-5309 days or 555-867-5310 nights",
+            ["555-867-5309", "555-867-5310"],
+        ),
+        ("c: 电话010-6552-9988分机123", ["010-6552-9988"]),
+        ("c: 138-0013-8000人在外地", ["138-0013-8000"]),
+        ("c: 138.0013.8000人在外地", ["138.0013.8000"]),
+        ("c: my number is 867-5309-12 days, 10-15 days or 2.345 miles", ["867-5309-12"]),
+        ("c: 电话8265分机123", []),
+        ("c: call me in 555 - 867 days", []),
+    ],
+)
+def test_a_unit_after_a_number_takes_nothing_of_it(line: str, expected: list[str]) -> None:
+    assert [text for _, text in read(line, policy=USUAL)] == expected
+
+
+def test_an_extension_is_no_minute() -> None:
+    assert read("c: 电话 010 6552，9988分机123", policy=USUAL) == [("phone", "010 6552，9988")]
+    assert read("c: 电话 010 6552，9988分钟", policy=USUAL) == [("phone", "010 6552")]
+
+
+@pytest.mark.parametrize("card", ["4111 1111 1111 1111", "4111-1111-1111-1111"])
+def test_a_piece_read_back_of_a_number_given_at_once_is_masked(card: str) -> None:
+    lines = (
+        f"c: my card is {card}", "a: ok 4111 1111 and the expiry please",
+        "c: and call me at 415 867 5309", "a: so it ends in 67 5309",
+        "c: well, it weighs 66 5309 here", "a: and the 5309 there",
+    )  # fmt: skip
+    assert read(*lines, policy=USUAL) == [
+        ("card_number", card),
+        ("card_number", "4111 1111"),
+        ("phone", "415 867 5309"),
+        ("phone", "67 5309"),
+    ]
+    keep = replace(USUAL, keep=frozenset(("4158675309", "4111111111111111")))
+    assert read(*lines, policy=keep) == []
+    cards = Policy("test", {PiiKind.CARD_NUMBER: Mask.LABEL})
+    assert read(*lines, policy=cards) == [("card_number", card), ("card_number", "4111 1111")]
+
+
+@pytest.mark.parametrize(
+    ("shown", "line", "expected"),
+    [
+        ("WIRELESS CALLER", "c: the wireless one, says another caller", []),
+        ("Refund Dept", "c: a refund from that dept", []),
+        ("Refund Dept", "c: it says refund dept there", ["refund dept"]),
+        ("退款 专员", "c: 我的退款呢", []),
+        ("高级 客服", "c: 客服在吗", []),
+        ("Mary Zbyszek", "c: is zbyszek there", ["zbyszek"]),
+        ("Zbyszek O’Brien", "c: is zbyszek there", ["zbyszek"]),
+        ("Mark Kowalski", "c: mark my words, kowalski", ["kowalski"]),
+        ("欧阳静 (Sales)", "c: 欧阳静在吗", ["欧阳静"]),
+    ],
+)
+def test_words_of_a_shown_name_are_looked_for_where_it_is_a_persons(
+    shown: str, line: str, expected: list[str]
+) -> None:
+    assert [text for _, text in read(line, names=(shown,))] == expected
 
 
 def test_a_name_that_was_given_once_is_found_wherever_it_stands() -> None:
@@ -381,6 +470,37 @@ def test_masks() -> None:
     assert masked(text, [], Mask.LABEL) == text
 
 
+@given(st.sets(st.integers(0, 40)), st.integers(0, 40), st.integers(0, 40))
+def test_a_quote_is_masked_as_the_whole_text_is(ends: set[int], one: int, other: int) -> None:
+    text = "abcdefghij" * 4
+    cuts = sorted(ends)
+    found = [
+        Redaction(segment_id=0, kind=PiiKind.PHONE, start=a, end=b, start_ms=0, end_ms=1)
+        for a, b in zip(cuts[::2], cuts[1::2], strict=False)
+    ]
+    stars = Policy("test", {PiiKind.PHONE: Mask.STARS})
+    shown = shown_by(found, stars)
+    start, end = sorted((one, other))
+    whole = masked(text, found, Mask.STARS)
+    assert shown(segment("c", 0, 1, text), start, end) == whole[start:end]
+
+
+def test_the_cost_of_quotes_is_linear() -> None:
+    def spent(size: int) -> float:
+        text = "1 " * size
+        found = [
+            Redaction(segment_id=0, kind=PiiKind.PHONE, start=n, end=n + 1, start_ms=0, end_ms=1)
+            for n in range(0, len(text), 2)
+        ]
+        said = segment("c", 0, 1_000, text)
+        began = time.process_time()
+        shown = shown_by(found, USUAL)
+        assert all(shown(said, each.start, each.end) == "[phone]" for each in found)
+        return time.process_time() - began
+
+    assert min(spent(8_000) for _ in range(2)) < 80 * max(spent(500), 0.001)
+
+
 # Any text ----------------------------------------------------------------------------------------
 
 _PIECES = st.sampled_from(
@@ -483,7 +603,8 @@ HOSTILE = (
     "look at x dot com ", "艾特", "点", "john at ", "my name is ", "Mr. ", "John ", "张先生",
     "我叫", "张", "路1号", "路", "1 Street ", "phone 1 2 ", "double ", "two thousand ",
     "last four ", "-", "1.1", "1/1/", "255.", "'a", "十百千万", "+1", "1234567 a ", "x",
-    "5 5 5 5 5 5 5 5 5 5 5 and ",
+    "5 5 5 5 5 5 5 5 5 5 5 and ", "A", "ก", "สวัสดีครับ", "Aa'", "po box 1 ", "po box ", "drive 1 ",
+    "1 a drive ", "555-867-5309 days ", "1-1.", "4158675309, 867530. ", "a@b.c", "x@yy.zz.",
 )  # fmt: skip
 
 
@@ -500,6 +621,23 @@ def test_the_cost_is_linear_in_the_text(piece: str) -> None:
 
     most = min(spent(16_000) for _ in range(2))
     assert most < 80 * max(spent(1_000), 0.001)
+
+
+@pytest.mark.parametrize(
+    ("find_places", "piece"), [("boxes", "po box 1 "), ("streets", "drive 1 ")]
+)
+def test_the_cost_of_addresses_is_linear(find_places: str, piece: str) -> None:
+    def spent(size: int) -> float:
+        text = piece * (size // len(piece))
+        tokens = tokenize(0, text)
+        began = time.process_time()
+        if find_places == "boxes":
+            assert len(list(boxes(text, text, tokens))) == size // len(piece)
+        else:
+            assert list(streets(text, tokens, asked=False)) == []
+        return time.process_time() - began
+
+    assert min(spent(64_000) for _ in range(2)) < 80 * max(spent(4_000), 0.001)
 
 
 # The policy --------------------------------------------------------------------------------------
