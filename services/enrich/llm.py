@@ -18,11 +18,9 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpcore
@@ -30,7 +28,16 @@ import httpx
 
 from schemas.events import LlmUsage
 from services.enrich.settings import LlmSettings
-from services.runtime.deadlines import TimedStream, seconds_left
+from services.runtime.endpoint import (
+    Answer,
+    Slots,
+    TooLarge,
+    error_in,
+    parsed,
+    posted,
+    reason_in,
+    retry_after_s,
+)
 from services.runtime.errors import NotYet, cause
 from services.runtime.observe import logger
 
@@ -263,7 +270,7 @@ class ChatModel:
             if settings.enforce == "auto"
             else (settings.enforce,)
         )
-        self._slots = _Slots(settings.concurrency)
+        self._slots = Slots(settings.concurrency)
         self._lock = threading.Lock()
         self._form = 0  # which of them it takes, as far as is known
         self._without: frozenset[str] = frozenset()  # fields that it does not take
@@ -398,7 +405,7 @@ class ChatModel:
             raise Away(
                 "llm_busy", f"the server asks for {wait_s:.0f} s without requests", after_s=wait_s
             )
-        with self._slots.taken(allowance.left_s, replay):
+        with self._slot(allowance, replay):
             begun = self._clock()
             limit_s = min(self._settings.timeout_s, allowance.left_s)
             read = written = 0
@@ -416,9 +423,25 @@ class ChatModel:
         allowance.answered = True
         return completion.usable()
 
+    @contextmanager
+    def _slot(self, allowance: Allowance, replay: bool) -> Iterator[None]:
+        """Raises Spent where none is free while the call may take; of a replay NotYet: it waits."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._slots.taken(replay=replay, most_s=allowance.left_s))
+            except TimeoutError:
+                if replay:
+                    raise NotYet(
+                        "llm_busy", "live calls took every request for enrich.llm.call_s"
+                    ) from None
+                raise Spent(
+                    "llm_time", "enrich.llm.call_s went by while other calls were asked for"
+                ) from None
+            yield
+
     # Over HTTP
 
-    def _posted(self, body: bytes, limit_s: float) -> tuple[int, dict[str, str], bytes]:
+    def _posted(self, body: bytes, limit_s: float) -> Answer:
         settings = self._settings
         headers = [
             ("Host", httpx.URL(self.url).netloc.decode("ascii")),
@@ -430,32 +453,16 @@ class ChatModel:
         ]
         if self._key:
             headers.append(("Authorization", f"Bearer {self._key}"))
-        deadline = time.monotonic() + max(0.0, limit_s)
-        # One connection each: a server that closes those at rest would seem to fail.
-        pool = httpcore.ConnectionPool(
-            ssl_context=self._tls, network_backend=_Timed(deadline), max_connections=1
-        )
-        times = {
-            "connect": settings.connect_timeout_s,
-            "read": limit_s,
-            "write": limit_s,
-        }
-        whole = bytearray()
         try:
-            with (
-                pool,
-                pool.stream(
-                    "POST", self.url, headers=headers, content=body, extensions={"timeout": times}
-                ) as answer,
-            ):
-                for block in answer.iter_stream():
-                    whole += block
-                    if len(whole) > settings.max_answer_bytes:
-                        raise Unusable(
-                            "llm_huge",
-                            "the answer has more than enrich.llm.max_answer_bytes="
-                            f"{settings.max_answer_bytes}",
-                        )
+            return posted(
+                self.url, headers, body, tls=self._tls, connect_s=settings.connect_timeout_s,
+                limit_s=limit_s, most_bytes=settings.max_answer_bytes,
+            )  # fmt: skip
+        except TooLarge:
+            raise Unusable(
+                "llm_huge",
+                f"the answer has more than enrich.llm.max_answer_bytes={settings.max_answer_bytes}",
+            ) from None
         except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
             raise Away("llm_down", f"cannot be reached ({cause(error)})") from error
         except httpcore.TimeoutException as error:
@@ -467,15 +474,13 @@ class ChatModel:
             ) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             raise Away("llm_down", f"breaks off ({cause(error)})") from error
-        said = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in answer.headers}
-        return answer.status, said, bytes(whole)
 
     def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Raises what an answer other than a completion means."""
         if 200 <= status < 300:
             return
         told = f"answers {status}"
-        said = self._said(body)
+        said = reason_in(body, self._key)
         if said:
             told += f" ({said})"
         if 300 <= status < 400:
@@ -506,117 +511,19 @@ class ChatModel:
         raise Away("llm_refused", f"{told}; {mend}", again=False)
 
     def _busy(self, told: str, headers: Mapping[str, str]) -> Away:
-        after_s = _after_s(headers)
+        after_s = retry_after_s(headers)
         if after_s is not None:
             after_s = min(after_s, _LONGEST_BUSY_S)
             with self._lock:
                 self._busy_until = max(self._busy_until, self._clock() + after_s)
         return Away("llm_busy", told, after_s=after_s)
 
-    def _said(self, body: bytes) -> str:
-        """What the server says of a failure, in a line."""
-        text = body[:4_000].decode("utf-8", "replace")
-        error = _error(body)
-        if error is not None:
-            said = error.get("message", error.get("detail"))
-            text = said if isinstance(said, str) else json.dumps(said, default=str)
-        if self._key:
-            text = text.replace(self._key, "***")
-        text = re.sub(r"[\x00-\x20\x7f-\x9f\ud800-\udfff]+", " ", text).strip()
-        return text[:_LONGEST_REASON].rstrip()
-
-
-class _Slots:
-    """So many requests at once; a replay's wait while a live call has one to send."""
-
-    def __init__(self, free: int) -> None:
-        self.waiting = 0
-        self._free, self._live_waiting = free, 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def taken(self, most_s: float, replay: bool) -> Iterator[None]:
-        """Raises Spent where none is free within `most_s`; of a replay NotYet, which waits."""
-        with self._changed:
-            self.waiting += 1
-            self._live_waiting += not replay
-            try:
-                free = self._changed.wait_for(
-                    lambda: self._free > 0 and not (replay and self._live_waiting),
-                    timeout=max(0.0, most_s),
-                )
-            finally:
-                self.waiting -= 1
-                self._live_waiting -= not replay
-                self._changed.notify_all()
-            if not free and replay:
-                raise NotYet("llm_busy", "live calls took every request for enrich.llm.call_s")
-            if not free:
-                raise Spent(
-                    "llm_time", "enrich.llm.call_s went by while other calls were asked for"
-                )
-            self._free -= 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += 1
-                self._changed.notify_all()
-
-
-class _Timed(httpcore.NetworkBackend):
-    """Connections whose every step ends by `deadline`: a server that trickles buys no time."""
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        stream = httpcore.SyncBackend().connect_tcp(
-            host, port, seconds_left(self._deadline, timeout), local_address, socket_options
-        )
-        return TimedStream(stream, self._deadline)
-
-
-def _after_s(headers: Mapping[str, str]) -> float | None:
-    """What Retry-After asks for: seconds, or a date."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-        when = when if when.tzinfo else when.replace(tzinfo=UTC)
-        return max(0.0, (when - datetime.now(UTC)).total_seconds())
-    except (ValueError, OverflowError):
-        return None
-
 
 # What is answered
 
 
-def _parsed(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _error(body: bytes) -> dict[str, Any] | None:
-    found = _parsed(body)
-    if not isinstance(found, dict):
-        return None
-    error = found.get("error", found)
-    return error if isinstance(error, dict) else {"message": error}
-
-
 def _code(body: bytes) -> str:
-    error = _error(body)
+    error = error_in(body)
     return "" if error is None else f"{error.get('code')} {error.get('type')}"
 
 
@@ -652,7 +559,7 @@ class _Completion:
 
 def _completion(body: bytes) -> _Completion:
     """Nothing in it is trusted: what has another type is as if it were not there."""
-    found = _parsed(body)
+    found = parsed(body)
     choices = found.get("choices") if isinstance(found, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None

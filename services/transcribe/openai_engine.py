@@ -16,11 +16,9 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpcore
@@ -29,7 +27,7 @@ import numpy as np
 
 from schemas.events import Degradation, DegradationKind
 from schemas.events import Engine as Identity
-from services.runtime.deadlines import TimedStream, seconds_left
+from services.runtime.endpoint import Slots, TooLarge, posted, reason_in, retry_after_s
 from services.runtime.errors import Invalid, Transient, cause
 from services.runtime.observe import logger
 from services.transcribe.engine import (
@@ -56,7 +54,6 @@ _SHORTEST_MS = 500
 _MOST_CHARACTERS_A_SECOND = 100
 _LONGEST_WORD = 200
 # Of what a server says of itself, or of a failure.
-_LONGEST_REASON = 300
 # Answers kept of calls that a failure broke off, of a stretch each.
 _MOST_KEPT = 512
 _MOST_DOUBTED = 1_024
@@ -215,7 +212,7 @@ class OpenAIEngine:
         self._settings, self._clock, self._sleep = settings, clock, sleep
         self._url = f"{settings.url}/audio/transcriptions"
         self._forms = _FORMS[settings.response_format]
-        self._slots = _Slots(settings.concurrency)
+        self._slots = Slots(settings.concurrency)
         self._lock = threading.Lock()
         self._form = 0  # which of them it takes, as far as is known
         self._given = len(self._forms)  # the richest in which it has answered
@@ -470,7 +467,7 @@ class OpenAIEngine:
                     )
                 self._sleep(wait_s)
             try:
-                with self._slots.taken(replay):
+                with self._slots.taken(replay=replay):
                     return self._posted(question, form)
             except _Busy as busy:
                 told = str(busy)
@@ -502,32 +499,17 @@ class OpenAIEngine:
         ]
         if self._key:
             headers.append(("Authorization", f"Bearer {self._key}"))
-        deadline = time.monotonic() + settings.timeout_s
-        # One connection each: a server that closes those at rest would seem to fail.
-        pool = httpcore.ConnectionPool(
-            ssl_context=self._tls, network_backend=_Timed(deadline), max_connections=1
-        )
-        times = {
-            "connect": settings.connect_timeout_s,
-            "read": settings.timeout_s,
-            "write": settings.timeout_s,
-        }
-        whole = bytearray()
         try:
-            with (
-                pool,
-                pool.stream(
-                    "POST", self._url, headers=headers, content=body, extensions={"timeout": times}
-                ) as answer,
-            ):
-                for block in answer.iter_stream():
-                    whole += block
-                    if len(whole) > settings.max_answer_bytes:
-                        raise self._doubtful(
-                            "endpoint_strange",
-                            f"answers with more than transcribe.endpoint.max_answer_bytes="
-                            f"{settings.max_answer_bytes}",
-                        )
+            answer = posted(
+                self._url, headers, body, tls=self._tls, connect_s=settings.connect_timeout_s,
+                limit_s=settings.timeout_s, most_bytes=settings.max_answer_bytes,
+            )  # fmt: skip
+        except TooLarge:
+            raise self._doubtful(
+                "endpoint_strange",
+                f"answers with more than transcribe.endpoint.max_answer_bytes="
+                f"{settings.max_answer_bytes}",
+            ) from None
         except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
             told = f"cannot be reached ({cause(error)})"
             raise self._transient("endpoint_down", told) from error
@@ -542,10 +524,9 @@ class OpenAIEngine:
             ) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             raise self._doubtful("endpoint_down", f"breaks off ({cause(error)})") from error
-        said = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in answer.headers}
-        self._judge(answer.status, said, bytes(whole))
+        self._judge(*answer)
         try:
-            return _read(bytes(whole), question.length_ms)
+            return _read(answer.body, question.length_ms)
         except _Strange as strange:
             raise self._doubtful(
                 "endpoint_strange",
@@ -553,12 +534,12 @@ class OpenAIEngine:
                 "transcribes as OpenAI's does, with its path, such as /v1?",
             ) from None
 
-    def _judge(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def _judge(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Raises what an answer other than a transcript means."""
         if 200 <= status < 300:
             return
         told = f"answers {status}"
-        if said := self._said(body):
+        if said := reason_in(body, self._key):
             told += f" ({said})"
         if 300 <= status < 400:
             raise self._transient(
@@ -580,9 +561,9 @@ class OpenAIEngine:
                 # A stretch is as long as any may be: this is never about one call.
                 mend = f"lower transcribe.endpoint.longest_s={self._settings.longest_s:g}"
             case 409 | 425 | 429:
-                raise _Busy(told, _after_s(headers))
+                raise _Busy(told, retry_after_s(headers))
             case 503 if "retry-after" in headers:
-                raise _Busy(told, _after_s(headers))
+                raise _Busy(told, retry_after_s(headers))
             case 408 | 502 | 503 | 504:
                 # A gateway says that the server is away, or that something took too long.
                 raise self._transient("endpoint_down", told)
@@ -592,22 +573,6 @@ class OpenAIEngine:
                 mend = "nothing that is asked for here is known to bring this about"
         raise self._transient("endpoint_refused", f"{told}; {mend}")
 
-    def _said(self, body: bytes) -> str:
-        """What the server says of a failure, in a line."""
-        text = body[:4_000].decode("utf-8", "replace")
-        try:
-            found = json.loads(body)
-        except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict):
-            error = found.get("error", found)
-            error = error if isinstance(error, dict) else {"message": error}
-            said = error.get("message", error.get("detail"))
-            text = said if isinstance(said, str) else json.dumps(said, default=str)
-        if self._key:
-            text = text.replace(self._key, "***")
-        return _clean(re.sub(r"\s+", " ", text), _LONGEST_REASON)
-
     def _where(self, told: object) -> str:
         return f"{self._url} {told}"
 
@@ -616,68 +581,6 @@ class OpenAIEngine:
 
     def _doubtful(self, reason: str, told: object) -> _Doubtful:
         return _Doubtful(reason, self._where(told))
-
-
-class _Slots:
-    """So many requests at once; a replay's wait while a live call has one to send."""
-
-    def __init__(self, free: int) -> None:
-        self.waiting = 0
-        self._free, self._live_waiting = free, 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def taken(self, replay: bool) -> Iterator[None]:
-        with self._changed:
-            self.waiting += 1
-            self._live_waiting += not replay
-            try:
-                self._changed.wait_for(
-                    lambda: self._free > 0 and not (replay and self._live_waiting)
-                )
-            finally:
-                self.waiting -= 1
-                self._live_waiting -= not replay
-            self._free -= 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += 1
-                self._changed.notify_all()
-
-
-class _Timed(httpcore.NetworkBackend):
-    """Connections whose every step ends by `deadline`: a server that trickles buys no time."""
-
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        stream = httpcore.SyncBackend().connect_tcp(
-            host, port, seconds_left(self._deadline, timeout), local_address, socket_options
-        )
-        return TimedStream(stream, self._deadline)
-
-
-def _after_s(headers: dict[str, str]) -> float | None:
-    """What Retry-After asks for: seconds, or a date."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def _remember(kept: OrderedDict[bytes, Any], key: bytes, value: object, most: int) -> None:
