@@ -19,7 +19,6 @@ from services.cli.show import clock
 from services.enrich.conditions import Outcome
 from services.enrich.explain import Explanation, explain, try_examples
 from services.enrich.ground import ground
-from services.enrich.pii import find, shown_by
 from services.enrich.rules import (
     CriterionRule,
     Problem,
@@ -99,10 +98,7 @@ def explain_call(
     common, tenants = load_tenant_rules(_folder(rules, settings))
     event = _event(call, settings)
     chosen = tenants.get(event.tenant_id, common)
-    names = [each.display_name for each in event.call.participants if each.display_name]
-    personal = find(event.segments, event.language, names, chosen.pii)
-    shown = shown_by(personal, chosen.pii)
-    found = explain(chosen, ground(event, chosen, settings.enrich, shown).facts)
+    found = explain(chosen, ground(event, chosen, settings.enrich).facts)
     if only is not None:
         names = [each.name for each in found]
         found = [each for each in found if each.name == only]

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.events import CallTranscribed, Metric, Moment, Segment, SegmentSentiment
+from schemas.events import (
+    CallTranscribed,
+    Metric,
+    Moment,
+    Redaction,
+    Segment,
+    SegmentSentiment,
+)
 from services.enrich.conditions import Facts, facts_of
-from services.enrich.findings import Heard, Shown, hear, plainly
+from services.enrich.findings import Heard, Shown, hear
 from services.enrich.metrics import converse, hold_ms, masked_intervals
+from services.enrich.pii import find, shown_by
 from services.enrich.rules import Rules
 from services.enrich.sentiment import by_role, sentiment_metrics, sentiments, turning_points
 from services.enrich.settings import EnrichSettings
@@ -18,6 +26,9 @@ from services.enrich.settings import EnrichSettings
 class Ground:
     segments: Sequence[Segment]
     """In the order they were said."""
+    personal: list[Redaction]
+    shown: Shown
+    """The text without what is personal, as the policy masks it."""
     heard: Heard
     felt: list[SegmentSentiment]
     metrics: list[Metric]
@@ -26,11 +37,12 @@ class Ground:
     """The same, as rules ask for it."""
 
 
-def ground(
-    event: CallTranscribed, rules: Rules, settings: EnrichSettings, shown: Shown = plainly
-) -> Ground:
-    """What `rules` are held against; quotes hold what is `shown` of the text."""
+def ground(event: CallTranscribed, rules: Rules, settings: EnrichSettings) -> Ground:
+    """What `rules` are held against; quotes hold what is shown of the text."""
     segments = sorted(event.segments, key=lambda s: (s.start_ms, s.channel, s.segment_id))
+    names = [each.display_name for each in event.call.participants if each.display_name]
+    personal = find(segments, event.language, names, rules.pii)
+    shown = shown_by(personal, rules.pii)
     heard = hear(segments, rules.scanner, shown)
     conversation = converse(segments, masked_intervals(event), heard.said, settings)
     felt = sentiments(
@@ -45,4 +57,4 @@ def ground(
     for role, sentiment in roles.items():
         metrics += sentiment_metrics(sentiment, role)
     facts = facts_of(event, heard, conversation.turns, moments, metrics, roles)
-    return Ground(segments, heard, felt, metrics, moments, facts)
+    return Ground(segments, personal, shown, heard, felt, metrics, moments, facts)

@@ -12,7 +12,6 @@ from services.enrich.alerts import raise_alerts, tag
 from services.enrich.ground import ground
 from services.enrich.insight import Insight
 from services.enrich.keywords import keywords
-from services.enrich.pii import find, shown_by
 from services.enrich.rules import Rules
 from services.enrich.score import score
 from services.enrich.sentiment import course
@@ -35,11 +34,8 @@ def enrich_call(
     """Everything enrich says of a call. Without `insight` pure: the same arguments give an equal
     result. Raises Transient where a language model is away and is to be waited for.
     """
-    names = [each.display_name for each in event.call.participants if each.display_name]
-    personal = find(event.segments, event.language, names, rules.pii)
-    shown = shown_by(personal, rules.pii)
-    known = ground(event, rules, settings, shown)
-    segments, heard, facts = known.segments, known.heard, known.facts
+    known = ground(event, rules, settings)
+    segments, heard, facts, shown = known.segments, known.heard, known.facts, known.shown
     doubtful = {s.segment_id for s in segments if Flag.LOW_CONFIDENCE in s.flags}
     alerts = raise_alerts(rules.rules, facts, event, doubtful, now)
     longest = settings.summary_sentence_characters
@@ -71,8 +67,8 @@ def enrich_call(
         score=score(rules.scorecard, facts, rules.rules),
         summary=summary,
         alerts=[alert.rule for alert in alerts],
-        redactions=personal,
-        keywords=keywords(segments, event.language, personal),
+        redactions=known.personal,
+        keywords=keywords(segments, event.language, known.personal),
     )
     return enriched, alerts
 

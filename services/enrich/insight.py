@@ -65,6 +65,7 @@ _MOST_EVIDENCE = 24
 _SHORTEST_QUOTE = 4
 # Least that a request may hold of a call, in tokens.
 _LEAST_TOKENS = 200
+# Answers kept for calls that wait, in characters.
 _MOST_KEPT = 1 << 25
 # What a chat template adds around messages.
 _TEMPLATE_TOKENS = 64
