@@ -61,6 +61,10 @@ def problem_with(event: Any) -> str | None:
             return _time("requested_at", event.requested_at) or _replay_requested(event)
         case e.CallErased():
             return _time("erased_at", event.erased_at)
+        case e.CallReviewed():
+            return _time("reviewed_at", event.reviewed_at) or _call_reviewed(event)
+        case e.CallNotified():
+            return _time("notified_at", event.notified_at) or _int("attempts", event.attempts)
     return None
 
 
@@ -76,6 +80,14 @@ def _replay_requested(event: e.ReplayRequested) -> str | None:
     if (event.input.value is None) == (event.input.dataref is None):
         return "input needs exactly one of value and dataref"
     return None
+
+
+def _call_reviewed(event: e.CallReviewed) -> str | None:
+    if event.score is not None and not 0.0 <= event.score <= 100.0:
+        return f"score is {event.score}, outside 0 to 100"
+    if event.withdrawn or (event.criterion_id == "") == (event.score is not None):
+        return None
+    return "a review needs score where it is of the whole, and none where it is of a criterion"
 
 
 def _generation(generation: int) -> str | None:

@@ -889,6 +889,10 @@ class Summary:
     """
     What the LLM took; null where none was asked.
     """
+    pending: bool = False
+    """
+    True where an LLM is still to be asked: what it says of the same transcript comes in a CallEnriched of its own, which supersedes this one.
+    """
 
 
 class PiiKind(StrEnum):
@@ -1125,6 +1129,78 @@ class CallErased:
     reason: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallReviewed:
+    """
+    A person judges a call, or one criterion of its score. Of each call and criterion the latest counts, whatever is computed again.
+    """
+
+    tenant_id: str
+    call_id: str
+    reviewed_at: datetime
+    reviewed_by: str
+    criterion_id: str = ""
+    """
+    The criterion that is judged; empty: the score as a whole.
+    """
+    verdict: Verdict = Verdict.UNKNOWN
+    """
+    Of a criterion; UNKNOWN where the whole is judged.
+    """
+    score: float | None = None
+    """
+    Of the whole, 0.0 to 100.0; null where a criterion is judged.
+    """
+    withdrawn: bool = False
+    """
+    Takes back what was judged: what is computed counts again.
+    """
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallNotified:
+    """
+    An endpoint outside has taken an event of a call. What it refuses for good is a dead letter of the stage notify.ENDPOINT.
+    """
+
+    tenant_id: str
+    call_id: str
+    revision: int
+    """
+    As in CallRecorded.
+    """
+    endpoint: str
+    """
+    Its name in the file of endpoints.
+    """
+    event_id: str
+    """
+    The event it has taken.
+    """
+    record: str
+    """
+    AlertRaised or CallEnriched.
+    """
+    notified_at: datetime
+    rule: str = ""
+    """
+    Of an alert; else empty.
+    """
+    attempts: int = 1
+    """
+    Requests it took, the last included, as far as one process knows.
+    """
+    answer: str = ""
+    """
+    What it said, such as its HTTP status.
+    """
+    call_published_at: datetime | None = None
+    """
+    published_at of the CallEnded it rests on: what an erasure is compared with.
+    """
+
+
 Model: TypeAlias = (
     CallEnded
     | Evidence
@@ -1135,4 +1211,6 @@ Model: TypeAlias = (
     | ReplayRequested
     | GenerationDecided
     | CallErased
+    | CallReviewed
+    | CallNotified
 )

@@ -563,6 +563,31 @@ def _generation_decided() -> Mapping[str, e.GenerationDecided]:
     }
 
 
+def _call_reviewed() -> Mapping[str, e.CallReviewed]:
+    criterion = e.CallReviewed(
+        tenant_id="acme", call_id="happy", criterion_id="closing", verdict=e.Verdict.MET,
+        reviewed_at=LATER, reviewed_by="lena", reason="the customer hung up first",
+    )  # fmt: skip
+    return {
+        "criterion": criterion,
+        "whole": replace(criterion, criterion_id="", verdict=e.Verdict.UNKNOWN, score=90.0),
+        "withdrawn": replace(criterion, verdict=e.Verdict.UNKNOWN, withdrawn=True),
+    }
+
+
+def _call_notified() -> Mapping[str, e.CallNotified]:
+    alert = _alert_raised()["angry-refund"]
+    taken = e.CallNotified(
+        tenant_id=alert.tenant_id, call_id=alert.call_id, revision=alert.revision, endpoint="crm",
+        event_id="1" * 32, record="AlertRaised", rule=alert.rule, notified_at=LATER, answer="204",
+        call_published_at=alert.call_published_at,
+    )  # fmt: skip
+    return {
+        "alert": taken,
+        "enriched": replace(taken, record="CallEnriched", rule="", attempts=3, answer="200"),
+    }
+
+
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "CallEnded": _call_ended(),
     "CallRecorded": _call_recorded(),
@@ -572,4 +597,6 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "ReplayRequested": _replay_requested(),
     "GenerationDecided": _generation_decided(),
     "CallErased": _call_erased(),
+    "CallReviewed": _call_reviewed(),
+    "CallNotified": _call_notified(),
 }

@@ -29,7 +29,7 @@ NAMESPACE = "callstream.events"
 # In the order of reference: each file may name the types of those before it.
 SOURCES = (
     "CallEnded", "CallRecorded", "CallTranscribed", "Evidence", "CallEnriched", "AlertRaised",
-    "ReplayRequested", "GenerationDecided", "CallErased",
+    "ReplayRequested", "GenerationDecided", "CallErased", "CallReviewed", "CallNotified",
 )  # fmt: skip
 # Types that are part of events and have no topic of their own.
 PARTS = frozenset({"Evidence"})

@@ -43,6 +43,8 @@ ENRICHED = "calls.enriched"
 ALERTS = "calls.alerts"
 REPLAY = "calls.replay"
 GENERATIONS = "calls.generations"
+REVIEWS = "calls.reviews"
+NOTIFIED = "calls.notified"
 ERASED = "calls.erased"
 DEAD_LETTER = "calls.dead-letter"
 
@@ -52,7 +54,7 @@ RETRY_TIERS = (
     RetryTier("calls.retry.1h", HOUR_MS),
 )
 
-_STAGES = ("ingest", "transcribe", "enrich", "sink")
+_STAGES = ("ingest", "transcribe", "enrich", "summarize", "notify", "sink")
 
 
 def _retry(tier: RetryTier) -> Topic:
@@ -83,28 +85,28 @@ TOPICS: tuple[Topic, ...] = (
         "CallTranscribed",
         "Who said what and when.",
         ("transcribe",),
-        ("enrich", "sink"),
+        ("enrich", "summarize", "sink"),
     ),
     Topic(
         ENRICHED,
         "CallEnriched",
         "Findings, score and summary, with evidence.",
-        ("enrich",),
-        ("sink", "CRM"),
+        ("enrich", "summarize"),
+        ("notify", "sink", "CRM"),
     ),
     Topic(
         ALERTS,
         "AlertRaised",
         "A call that needs a person now.",
         ("enrich",),
-        ("sink", "supervisors"),
+        ("notify", "sink", "supervisors"),
     ),
     Topic(
         REPLAY,
         "ReplayRequested",
         "One stage is to run again for one call.",
-        ("replay command", "ingest", "transcribe", "enrich"),
-        _STAGES,
+        ("replay command", "ingest", "transcribe"),
+        ("ingest", "transcribe", "enrich", "sink"),
         retention_ms=7 * DAY_MS,
     ),
     Topic(
@@ -114,6 +116,21 @@ TOPICS: tuple[Topic, ...] = (
         ("replay command",),
         ("sink",),
         cleanup="compact",
+    ),
+    Topic(
+        REVIEWS,
+        "CallReviewed",
+        "A person judged a call, or one criterion of its score.",
+        ("review command",),
+        ("sink",),
+        retention_ms=90 * DAY_MS,
+    ),
+    Topic(
+        NOTIFIED,
+        "CallNotified",
+        "An endpoint outside has taken an event of a call.",
+        ("notify",),
+        ("sink",),
     ),
     Topic(
         ERASED,
