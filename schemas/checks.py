@@ -63,6 +63,8 @@ def problem_with(event: Any) -> str | None:
             return _time("erased_at", event.erased_at)
         case e.CallReviewed():
             return _time("reviewed_at", event.reviewed_at) or _call_reviewed(event)
+        case e.SummaryRequested():
+            return _time("requested_at", event.requested_at) or _summary_requested(event)
         case e.CallNotified():
             return _time("notified_at", event.notified_at) or _int("attempts", event.attempts)
     return None
@@ -80,6 +82,16 @@ def _replay_requested(event: e.ReplayRequested) -> str | None:
     if (event.input.value is None) == (event.input.dataref is None):
         return "input needs exactly one of value and dataref"
     return None
+
+
+def _summary_requested(event: e.SummaryRequested) -> str | None:
+    inside = event.transcript.tenant_id, event.transcript.call_id
+    if inside != (event.tenant_id, event.call_id):
+        return (
+            f"is about {event.tenant_id}/{event.call_id}, its transcript about "
+            f"{inside[0]}/{inside[1]}"
+        )
+    return _call_transcribed(event.transcript)
 
 
 def _call_reviewed(event: e.CallReviewed) -> str | None:

@@ -1201,6 +1201,26 @@ class CallNotified:
     """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SummaryRequested:
+    """
+    A language model is to be asked about a live call whose alerts are out already.
+    """
+
+    tenant_id: str
+    call_id: str
+    revision: int
+    """
+    As in CallRecorded.
+    """
+    requested_at: datetime
+    transcript_id: str
+    """
+    Event id of the CallTranscribed.
+    """
+    transcript: CallTranscribed
+
+
 Model: TypeAlias = (
     CallEnded
     | Evidence
@@ -1213,4 +1233,5 @@ Model: TypeAlias = (
     | CallErased
     | CallReviewed
     | CallNotified
+    | SummaryRequested
 )

@@ -563,6 +563,17 @@ def _generation_decided() -> Mapping[str, e.GenerationDecided]:
     }
 
 
+def _summary_requested() -> Mapping[str, e.SummaryRequested]:
+    return {
+        name: e.SummaryRequested(
+            tenant_id=transcript.tenant_id, call_id=transcript.call_id,
+            revision=transcript.revision, requested_at=LATER, transcript_id=f"{name:0<32}",
+            transcript=transcript,
+        )
+        for name, transcript in _call_transcribed().items()
+    }  # fmt: skip
+
+
 def _call_reviewed() -> Mapping[str, e.CallReviewed]:
     criterion = e.CallReviewed(
         tenant_id="acme", call_id="happy", criterion_id="closing", verdict=e.Verdict.MET,
@@ -597,6 +608,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "ReplayRequested": _replay_requested(),
     "GenerationDecided": _generation_decided(),
     "CallErased": _call_erased(),
+    "SummaryRequested": _summary_requested(),
     "CallReviewed": _call_reviewed(),
     "CallNotified": _call_notified(),
 }

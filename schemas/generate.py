@@ -30,6 +30,7 @@ NAMESPACE = "callstream.events"
 SOURCES = (
     "CallEnded", "CallRecorded", "CallTranscribed", "Evidence", "CallEnriched", "AlertRaised",
     "ReplayRequested", "GenerationDecided", "CallErased", "CallReviewed", "CallNotified",
+    "SummaryRequested",
 )  # fmt: skip
 # Types that are part of events and have no topic of their own.
 PARTS = frozenset({"Evidence"})

@@ -41,6 +41,7 @@ RECORDED = "calls.recorded"
 TRANSCRIBED = "calls.transcribed"
 ENRICHED = "calls.enriched"
 ALERTS = "calls.alerts"
+SUMMARIES = "calls.summaries"
 REPLAY = "calls.replay"
 GENERATIONS = "calls.generations"
 REVIEWS = "calls.reviews"
@@ -85,7 +86,7 @@ TOPICS: tuple[Topic, ...] = (
         "CallTranscribed",
         "Who said what and when.",
         ("transcribe",),
-        ("enrich", "summarize", "sink"),
+        ("enrich", "sink"),
     ),
     Topic(
         ENRICHED,
@@ -100,6 +101,14 @@ TOPICS: tuple[Topic, ...] = (
         "A call that needs a person now.",
         ("enrich",),
         ("notify", "sink", "supervisors"),
+    ),
+    Topic(
+        SUMMARIES,
+        "SummaryRequested",
+        "A language model is to be asked about a call.",
+        ("enrich",),
+        ("summarize",),
+        retention_ms=7 * DAY_MS,
     ),
     Topic(
         REPLAY,

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from schemas.events import CallEnded
-from schemas.topics import ENDED, RECORDED, REPLAY, TOPICS, TRANSCRIBED
+from schemas.topics import ENDED, RECORDED, REPLAY, SUMMARIES, TOPICS, TRANSCRIBED
 from services.enrich.handler import stage as enrich_stage
+from services.enrich.handler import summary_stage
 from services.enrich.insight import Insight
-from services.enrich.rules import load_tenant_rules
+from services.enrich.rules import Rules, load_tenant_rules
 from services.ingest.handler import stage as ingest_stage
 from services.runtime.codec import Codec, FolderRegistry, Registry
 from services.runtime.kafka_log import KafkaLog, Statistics
@@ -34,12 +35,14 @@ from services.transcribe.handler import stage as transcribe_stage
 from services.watch import Watch
 
 STAGES = ("ingest", "transcribe", "enrich", "sink")
-# What each reads, retry tiers aside.
+"""The services, each with a stage of its name."""
+# What each stage reads, retry tiers aside.
 SOURCES: dict[str, tuple[str, ...]] = {
     "ingest": (ENDED,),
     "transcribe": (RECORDED,),
     "enrich": (TRANSCRIBED,),
-    "sink": tuple(topic.name for topic in TOPICS),
+    "summarize": (SUMMARIES,),
+    "sink": tuple(topic.name for topic in TOPICS if "sink" in topic.consumers),
 }
 
 
@@ -89,6 +92,17 @@ class Parts:
         return view
 
     @cached_property
+    def rules(self) -> tuple[Rules, Mapping[str, Rules]]:
+        """Those of everybody, and those of tenants with their own. Raises FileError."""
+        return load_tenant_rules(self.settings.enrich.rules_dir)
+
+    @cached_property
+    def insight(self) -> Insight | None:
+        """What asks a language model; None where none is set."""
+        llm = self.settings.enrich.llm
+        return None if llm.url is None else Insight(llm, self.objects if llm.cache else None)
+
+    @cached_property
     def warehouse(self) -> Warehouse:
         return Warehouse.open(self.settings.sink)
 
@@ -113,6 +127,17 @@ class Parts:
         """The consumer group of a stage."""
         return f"callstream.{stage}"
 
+    def stages_of(self, service: str) -> tuple[str, ...]:
+        """The stages that run where the service does."""
+        if service == "enrich" and self.settings.enrich.llm.url is not None:
+            return "enrich", "summarize"
+        return (service,)
+
+    @cached_property
+    def stages(self) -> tuple[str, ...]:
+        """Every stage that these settings have work for, in the order of a call."""
+        return tuple(stage for service in STAGES for stage in self.stages_of(service))
+
     def stage(self, name: str) -> Stage:
         """The stage of that name over these parts; may take long where it loads a model."""
         return _MAKERS[name](self)
@@ -123,12 +148,12 @@ class Parts:
             name: (self.group(name), tuple(dict.fromkeys((*SOURCES[name], REPLAY))))
             for name in names
         }
-        return Watch(self.view, self.observer, reads, STAGES if "sink" in names else ())
+        return Watch(self.view, self.observer, reads, self.stages if "sink" in names else ())
 
     def expire(self, view: SqliteView) -> int:
         """Let go of what the catalogue keeps no longer and every stage has read; how much went."""
         readers = {
-            topic.name: [self.group(name) for name in STAGES if name in topic.consumers]
+            topic.name: [self.group(name) for name in self.stages if name in topic.consumers]
             for topic in TOPICS
         }
         return view.expire(round(time.time() * 1000), readers=readers)
@@ -144,7 +169,7 @@ class Parts:
         """(stage, topic) -> messages the stage has not finished. Retry tiers do not count."""
         ends = {name: self.view.ends(name) for name in self.view.partitions()}
         lags = {}
-        for name in STAGES:
+        for name in self.stages:
             read = self.view.committed(self.group(name))
             for topic in SOURCES[name]:
                 lags[name, topic] = sum(
@@ -166,6 +191,7 @@ _MAKERS: dict[str, Callable[[Parts], Stage]] = {
     "ingest": lambda parts: ingest_stage(parts.settings.ingest, parts.objects),
     "transcribe": lambda parts: _transcribe(parts),
     "enrich": lambda parts: _enrich(parts),
+    "summarize": lambda parts: _summarize(parts),
     "sink": lambda parts: sink_stage(
         parts.settings.sink,
         _CountedTables(parts.warehouse, partial(parts.observer.inserted, "sink")),
@@ -216,10 +242,15 @@ def _gone(gone: OffsetGone) -> None:
 
 
 def _enrich(parts: Parts) -> Stage:
-    settings = parts.settings.enrich
-    rules, tenants = load_tenant_rules(settings.rules_dir)
-    insight = Insight(settings.llm) if settings.llm.url is not None else None
-    return enrich_stage(settings, rules, tenant_rules=tenants, insight=insight)
+    rules, tenants = parts.rules
+    return enrich_stage(parts.settings.enrich, rules, tenant_rules=tenants, insight=parts.insight)
+
+
+def _summarize(parts: Parts) -> Stage:
+    rules, tenants = parts.rules
+    if parts.insight is None:
+        raise ValueError("enrich.llm.url is not set, and without a model there is no summarize")
+    return summary_stage(parts.settings.enrich, rules, parts.insight, tenant_rules=tenants)
 
 
 def project_root() -> Path:

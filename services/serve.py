@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from services.assembly import STAGES, Parts
+from services.assembly import Parts
 from services.ingest.entrances import DropFolder
 from services.loopback import Loopback, in_use
 from services.runtime.errors import Transient
@@ -205,7 +205,7 @@ def embedded(
             told["health"] = _url(settings.http.host, health.port)
         _write_private(where, told)
         stack.callback(where.unlink, missing_ok=True)
-        running = Running(parts, STAGES, stop)
+        running = Running(parts, parts.stages, stop)
         running.health_url = str(told.get("health", ""))
         running.start()
         try:
@@ -322,7 +322,7 @@ def _made(parts: Parts, names: Sequence[str], stop: threading.Event) -> Running 
 
 
 def serve(names: Sequence[str], settings: Settings) -> int:
-    """Run the stages `names` until SIGTERM; the exit status."""
+    """Run the services `names` until SIGTERM; the exit status."""
     stop = threading.Event()
     until_told(stop)
     switch_often()
@@ -333,14 +333,15 @@ def serve(names: Sequence[str], settings: Settings) -> int:
         health = _health(parts)
         stack.callback(health.close)
         says = logger("serve")
-        says.info("started", stages=list(names), health=_url(settings.http.host, health.port))
-        running = _made(parts, names, stop)
+        stages = [stage for name in names for stage in parts.stages_of(name)]
+        says.info("started", stages=stages, health=_url(settings.http.host, health.port))
+        running = _made(parts, stages, stop)
         if running is None:
             return 0
         running.start()
         running.stop.wait()
         running.join(settings.loop.grace_s + 5)
-        says.info("stopped", stages=list(names))
+        says.info("stopped", stages=stages)
     return 1 if running.failed else 0
 
 

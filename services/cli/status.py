@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.topics import REPLAY, RETRY_TIERS
-from services.assembly import SOURCES, STAGES, Parts
+from services.assembly import SOURCES, Parts
 from services.loopback import asking, health_url, readiness, rows_of
 from services.runtime import headers as h
 from services.runtime.errors import Transient
@@ -199,7 +199,7 @@ class Looker:
         now = datetime.now(UTC)
         stages = [
             _stage(name, (health or {}).get(name, (None, "")), log, now.timestamp())
-            for name in STAGES
+            for name in self._parts.stages
         ]
         status = Status(
             at=now.isoformat(timespec="seconds"),
@@ -220,20 +220,24 @@ class Looker:
 
     def _ask_health(self) -> dict[str, tuple[bool | None, str]]:
         """Stage -> whether it is ready, and why not; None where nobody knows where to ask."""
-        urls = {str(stage): url for stage, url in self._settings.status.urls.items()}
+        urls = {
+            stage: url
+            for service, url in self._settings.status.urls.items()
+            for stage in self._parts.stages_of(service)
+        }
         found: dict[str, tuple[bool | None, str]] = {}
         if self._settings.log.kind == "sqlite" and not urls:
             url = health_url(self._settings.data_dir)
             if url is None:
-                return dict.fromkeys(STAGES, (False, _NOT_RUNNING))
+                return dict.fromkeys(self._parts.stages, (False, _NOT_RUNNING))
             if url == "":
-                return dict.fromkeys(STAGES, (None, "runs inside another command"))
-            urls = dict.fromkeys(STAGES, url)
+                return dict.fromkeys(self._parts.stages, (None, "runs inside another command"))
+            urls = dict.fromkeys(self._parts.stages, url)
         asked = {url: _Asked(partial(readiness, url, _HEALTH_LIMIT_S)) for url in urls.values()}
         for each in asked.values():
             each.begin()
         deadline = time.monotonic() + _HEALTH_LIMIT_S
-        for name in STAGES:
+        for name in self._parts.stages:
             if name not in urls:
                 found[name] = None, _UNASKED
                 continue
@@ -265,25 +269,25 @@ class Looker:
                 (sample.finished[name] - self._before.finished[name]) / elapsed_s,
                 (sample.written[name] - self._before.written[name]) / elapsed_s,
             )
-            for name in STAGES
+            for name in self._parts.stages
         }
         self._before = sample
         letters: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for letter in self._letters.unsettled():
             letters[letter.stage].append((letter.at_ms, letter.reason))
         return _LogSaid(
-            {name: self._lags.of(group(name), (*_live(name), REPLAY)) for name in STAGES},
+            {name: self._lags.of(group(name), (*_live(name), REPLAY)) for name in self._parts.stages},
             rates,
-            list(_tiers(view, {name: view.committed(group(name)) for name in STAGES})),
+            list(_tiers(view, {name: view.committed(group(name)) for name in self._parts.stages})),
             letters,
         )
 
     def _sample(self, view: LogView) -> _Sample:
         have = view.partitions()
-        topics = {topic for name in STAGES for topic in _live(name) if topic in have}
+        topics = {topic for name in self._parts.stages for topic in _live(name) if topic in have}
         ends = {topic: view.ends(topic) for topic in topics}
         finished, written = {}, {}
-        for name in STAGES:
+        for name in self._parts.stages:
             read = view.committed(self._parts.group(name))
             places = [
                 (read.get(TopicPartition(topic, part), first), end)

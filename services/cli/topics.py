@@ -4,23 +4,19 @@ group whose next messages are gone is set going again.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from schemas.topics import DAY_MS, LONGEST_KEPT_MS, TOPICS
-from services.assembly import STAGES, Parts
+from services.assembly import Parts
 from services.cli.console import Stop, err, out
 from services.runtime.kafka_view import Drift, KafkaView
 from services.runtime.log import LogView
 from services.settings import load
 
 topics_app = typer.Typer(help="The topics: what they hold, made, checked, and read again.")
-
-StageName = StrEnum("StageName", {name: name for name in STAGES})  # type: ignore[misc]
-
 
 @topics_app.callback(invoke_without_command=True)
 def show(context: typer.Context) -> None:
@@ -30,15 +26,15 @@ def show(context: typer.Context) -> None:
     parts = Parts(load())
     view = parts.view
     have = view.partitions()
-    committed = {name: view.committed(parts.group(name)) for name in STAGES}
-    table = Table("topic", "record", "partitions", "messages", *(f"{s} lag" for s in STAGES))
+    committed = {name: view.committed(parts.group(name)) for name in parts.stages}
+    table = Table("topic", "record", "partitions", "messages", *(f"{s} lag" for s in parts.stages))
     for topic in TOPICS:
         if topic.name not in have:
             table.add_row(topic.name, topic.record or "", "missing: topics create")
             continue
         ends = view.ends(topic.name)
         lags = []
-        for name in STAGES:
+        for name in parts.stages:
             read = {s.partition: o for s, o in committed[name].items() if s.topic == topic.name}
             lag = sum(end - read.get(p, first) for p, (first, end) in ends.items())
             lags.append(str(lag) if read or name in topic.consumers else "")
@@ -93,7 +89,7 @@ def check() -> None:
 
 @topics_app.command()
 def rewind(
-    stage: Annotated[StageName, typer.Argument(help="Whose place is not in the log any more.")],
+    stage: Annotated[str, typer.Argument(help="Whose place is not in the log any more.")],
 ) -> None:
     """Let a stage go on whose next messages are gone: at the first message kept.
 
@@ -101,7 +97,9 @@ def rewind(
     replayed from the archive.
     """
     parts = Parts(load())
-    group = parts.group(stage.value)
+    if stage not in parts.stages:
+        raise Stop(f"{stage!r} is no stage here: {', '.join(parts.stages)}")
+    group = parts.group(stage)
     try:
         moved = parts.view.rewind(group)
     except ValueError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from schemas.events import AlertRaised, CallEnriched, CallTranscribed, Flag
-from schemas.topics import ALERTS, ENRICHED, TRANSCRIBED
+from schemas.events import AlertRaised, CallEnriched, CallTranscribed, Flag, SummaryRequested
+from schemas.topics import ALERTS, ENRICHED, SUMMARIES, TRANSCRIBED
 from services.enrich.alerts import raise_alerts, tag
 from services.enrich.ground import ground
 from services.enrich.insight import Insight
@@ -18,7 +19,7 @@ from services.enrich.sentiment import course
 from services.enrich.settings import OPTIONS, EnrichSettings, trial_rules
 from services.enrich.summary import summarize
 from services.enrich.trials import Trials
-from services.runtime.stage import Envelope, Output, Stage, each, utc_now
+from services.runtime.stage import Envelope, Handle, Outcome, Output, Stage, each, utc_now
 
 
 def enrich_call(
@@ -30,9 +31,11 @@ def enrich_call(
     insight: Insight | None = None,
     *,
     replay: bool = False,
+    pending: bool = False,
 ) -> tuple[CallEnriched, list[AlertRaised]]:
     """Everything enrich says of a call. Without `insight` pure: the same arguments give an equal
-    result. Raises Transient where a language model is away and is to be waited for.
+    result. `pending` says of its summary that a language model's is to follow. Raises Transient
+    where a language model is away and is to be waited for.
     """
     known = ground(event, rules, settings)
     segments, heard, facts, shown = known.segments, known.heard, known.facts, known.shown
@@ -40,6 +43,8 @@ def enrich_call(
     alerts = raise_alerts(rules.rules, facts, event, doubtful, now)
     longest = settings.summary_sentence_characters
     summary = summarize(segments, heard, rules.cues, longest, shown)
+    if summary is not None and pending:
+        summary = replace(summary, pending=True)
     if insight is not None:
         summary = insight.summarize(
             segments,
@@ -47,6 +52,7 @@ def enrich_call(
             summary,
             lambda segment: shown(segment, 0, len(segment.text)),
             tenant_id=event.tenant_id,
+            call_id=event.call_id,
             language=event.language,
             replay=replay,
         )
@@ -80,37 +86,100 @@ def stage(
     tenant_rules: Mapping[str, Rules] | None = None,
     insight: Insight | None = None,
 ) -> Stage:
-    """Enrich transcripts by `rules`, or by those of the call's tenant where it has its own; what
-    a language model says of them is `insight`'s.
+    """Enrich transcripts by `rules`, or by those of the call's tenant where it has its own.
+
+    With `insight` a language model writes the summary too. Of a live call what needs no model is
+    said at once, and the summary asked for of `summary_stage`: no alert waits for a model. A replay
+    says all of it at once.
 
     A replay may ask for rules to try; without side effects its alerts are named and not raised.
     """
     own = dict(tenant_rules or {})
-    trials = Trials(settings.rules_dir, settings.trial_rules_dir)
     at_once = 2 * settings.llm.concurrency
+    trials = Trials(settings.rules_dir, settings.trial_rules_dir)
 
     def handle(envelope: Envelope[Any]) -> list[Output]:
         event: CallTranscribed = envelope.event
         chosen = own.get(event.tenant_id, rules)
         if (name := trial_rules(envelope.options)) is not None:
             chosen = trials.rules(name, event.tenant_id)
+        now, replay = clock(), envelope.generation > 0
         enriched, alerts = enrich_call(
-            event, envelope.id, chosen, clock(), settings, insight, replay=envelope.generation > 0
+            event,
+            envelope.id,
+            chosen,
+            now,
+            settings,
+            insight if replay else None,
+            replay=replay,
+            pending=insight is not None and not replay,
         )
-        if not envelope.side_effects:
-            return [Output(enriched)]
-        return [
-            Output(enriched),
-            *(Output(alert, f"{envelope.id}/{alert.rule}") for alert in alerts),
-        ]
+        outputs = [Output(enriched)]
+        if envelope.side_effects:
+            outputs += (Output(alert, f"{envelope.id}/{alert.rule}") for alert in alerts)
+        if enriched.summary is not None and enriched.summary.pending:
+            outputs.append(Output(_request(event, envelope.id, now), f"{envelope.id}/summary"))
+        return outputs
 
     return Stage(
         name="enrich",
         sources=(TRANSCRIBED,),
-        targets=(ENRICHED, ALERTS),
-        handle=each(handle),
-        # A call that waits for a language model holds up none of its batch.
-        batch=16 if insight is None else 1,
-        workers=settings.workers if insight is None else max(settings.workers, at_once),
+        targets=(ENRICHED, ALERTS, SUMMARIES),
+        handle=each(handle) if insight is None else _patiently(handle, at_once),
+        # Of a replay a quarter is handled at once.
+        batch=16 if insight is None else max(16, 4 * at_once),
+        workers=settings.workers,
         options=tuple(OPTIONS),
+    )
+
+
+def _patiently(handle: Callable[[Envelope[Any]], list[Output]], at_once: int) -> Handle:
+    """Live calls one by one, those of a replay, which wait for a model, side by side."""
+    live, replays = each(handle), each(handle, at_once)
+
+    def handle_batch(envelopes: Sequence[Envelope[Any]]) -> Iterable[tuple[int, Outcome]]:
+        return (replays if envelopes[0].generation else live)(envelopes)
+
+    return handle_batch
+
+
+def _request(event: CallTranscribed, transcript_id: str, now: datetime) -> SummaryRequested:
+    return SummaryRequested(
+        tenant_id=event.tenant_id,
+        call_id=event.call_id,
+        revision=event.revision,
+        requested_at=now,
+        transcript_id=transcript_id,
+        transcript=event,
+    )
+
+
+def summary_stage(
+    settings: EnrichSettings,
+    rules: Rules,
+    insight: Insight,
+    clock: Callable[[], datetime] = utc_now,
+    tenant_rules: Mapping[str, Rules] | None = None,
+) -> Stage:
+    """Enrich live calls once more, with the summary that `insight` makes of them."""
+    own = dict(tenant_rules or {})
+
+    def handle(envelope: Envelope[Any]) -> list[Output]:
+        asked: SummaryRequested = envelope.event
+        enriched, _ = enrich_call(
+            asked.transcript,
+            asked.transcript_id,
+            own.get(asked.tenant_id, rules),
+            clock(),
+            settings,
+            insight,
+        )
+        return [Output(enriched)]
+
+    return Stage(
+        name="summarize",
+        sources=(SUMMARIES,),
+        targets=(ENRICHED,),
+        handle=each(handle),
+        workers=2 * settings.llm.concurrency,
     )

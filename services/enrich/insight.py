@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import time
 import unicodedata
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from schemas.events import (
     Summary,
     SummarySentence,
 )
+from services.enrich.answers import Answers, Kept
 from services.enrich.findings import Heard, Places
 from services.enrich.llm import (
     Allowance,
@@ -49,6 +50,7 @@ from services.enrich.llm import (
 from services.enrich.settings import LlmSettings
 from services.enrich.summary import METHOD, VERSION
 from services.runtime.errors import Transient
+from services.runtime.objects import Objects
 from services.runtime.observe import logger
 from services.runtime.yaml_file import FileError, read_yaml
 
@@ -65,8 +67,6 @@ _MOST_EVIDENCE = 24
 _SHORTEST_QUOTE = 4
 # Least that a request may hold of a call, in tokens.
 _LEAST_TOKENS = 200
-# Answers kept for calls that wait, in characters.
-_MOST_KEPT = 1 << 25
 # What a chat template adds around messages.
 _TEMPLATE_TOKENS = 64
 
@@ -520,8 +520,13 @@ class _Call:
     spoken: dict[int, _Spoken]
     allowance: Allowance
     replay: bool
+    answers: Answers | None
     dropped: int = 0
-    asked: list[bytes] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
+    """Keys of the answers that it rests on."""
+    line: ExitStack = field(default_factory=ExitStack)
+    """Open while it asks the server."""
+    on_line: bool = False
 
 
 class Insight:
@@ -530,25 +535,24 @@ class Insight:
     def __init__(
         self,
         settings: LlmSettings,
+        objects: Objects | None = None,
         prompts: Prompts | None = None,
         tenant_prompts: Mapping[str, Prompts] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         model: ChatModel | None = None,
     ) -> None:
-        """`clock` and `sleep` are of seconds.
+        """`objects` keep the answers; without, none is kept. `clock` and `sleep` are of seconds.
 
         Raises ValueError for a setting that cannot be used, and FileError for a prompt file that
         cannot, where no `prompts` are given.
         """
-        self._settings, self._clock = settings, clock
+        self._settings, self._objects, self._clock = settings, objects, clock
         if prompts is None:
             prompts, tenant_prompts = load_tenant_prompts(settings.prompts_dir)
         self._prompts, self._tenants = prompts, dict(tenant_prompts or {})
         self._model = model or ChatModel(settings, clock, sleep)
         self._circuit = Circuit(settings.away_calls, settings.away_pause_s, clock)
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[bytes, str] = OrderedDict()
         for each in (prompts, *self._tenants.values()):
             for prompt in each.values():
                 self._room(prompt)
@@ -561,6 +565,7 @@ class Insight:
         shown: Callable[[Segment], str],
         *,
         tenant_id: str = "",
+        call_id: str = "",
         language: str = "und",
         replay: bool = False,
     ) -> Summary | None:
@@ -586,6 +591,7 @@ class Insight:
             spoken,
             Allowance.of(self._settings, self._clock),
             replay,
+            self._answers(tenant_id, call_id),
         )
         try:
             try:
@@ -595,9 +601,11 @@ class Insight:
                     raise
                 # It came back while the call waited: once more, from what it has answered.
                 call.allowance, call.dropped = Allowance.of(self._settings, self._clock), 0
+                call.on_line = False
                 summary = self._asked(call)
         except LlmFailure as failure:
-            self._forget(call)
+            if not isinstance(failure, Away):
+                self._forget(call)
             logger("enrich").warning(
                 "a summary is extractive", url=self._model.url, reason=failure.reason,
                 why=failure.detail,
@@ -606,8 +614,18 @@ class Insight:
             return replace(
                 lesser, degraded=str(failure), dropped=call.dropped, usage=call.allowance.usage
             )
-        self._forget(call)
         return summary
+
+    def _answers(self, tenant_id: str, call_id: str) -> Answers | None:
+        if self._objects is None:
+            return None
+        its = self._settings
+        return Answers(
+            self._objects,
+            tenant_id,
+            call_id,
+            {"model": its.model, "extra": its.extra, "seed": its.seed, "enforce": its.enforce},
+        )
 
     def _prompt(self, tenant_id: str, tag: str) -> Prompt:
         prompts = self._tenants.get(tenant_id, self._prompts)
@@ -661,9 +679,7 @@ class Insight:
         ]
         room = self._room(call.prompt)
         self._affordable(call, lines, room)
-        with self._circuit.call() as trial:
-            if trial:
-                call.allowance.patience_s = 0.0
+        with ExitStack() as call.line:
             try:
                 notes = self._of_lines(call, lines, room)
             except (TooLong, Unusable, Spent):
@@ -754,12 +770,7 @@ class Insight:
             {"role": "system", "content": f"{instructions}\n\n{_FORM}"},
             {"role": "user", "content": "\n".join([first, *(line.sent for line in lines)])},
         ]
-        try:
-            answer = self._answer(call, messages)
-        except Unusable as why:
-            if why.said is None:
-                raise
-            answer = self._answer(call, [*messages, *self._repair(call, why)])
+        answer = self._answer(call, messages)
         notes, dropped = _notes(answer, {number: call.spoken[number] for number in ids})
         call.dropped += dropped
         return notes
@@ -777,28 +788,54 @@ class Insight:
         ]
 
     def _answer(self, call: _Call, messages: Sequence[Message]) -> _Answer:
-        digest = hashlib.blake2b(json.dumps(messages).encode(), digest_size=16).digest()
-        with self._lock:
-            kept = self._kept.get(digest)
-        if kept is not None:
-            call.asked.append(digest)
-            return _decoded(kept)
-        tokens = sum(estimated_tokens(each["content"]) for each in messages) + _TEMPLATE_TOKENS
-        reply = self._model.ask(messages, SCHEMA, tokens, call.allowance, call.replay)
-        answer = _decoded(reply.text)
-        if self._settings.when_away == "wait":
-            # A call that waits goes on where it was.
-            call.asked.append(digest)
-            with self._lock:
-                self._kept[digest] = reply.text
-                while sum(map(len, self._kept.values())) > _MOST_KEPT:
-                    self._kept.popitem(last=False)
+        """The answer to `messages`, repaired where it has to be: kept, or asked for and then kept.
+
+        Raises LlmFailure, and what the object store raises.
+        """
+        key = ""
+        if call.answers is not None:
+            key = call.answers.key(messages)
+            kept = call.answers.load(key)
+            if kept is not None:
+                with suppress(Unusable):
+                    answer = _decoded(kept.text)
+                    call.used.append(key)
+                    call.allowance.recall(
+                        kept.requests, kept.prompt_tokens, kept.completion_tokens, kept.seconds
+                    )
+                    return answer
+        before = call.allowance.taken
+        try:
+            text, answer = self._ask(call, messages)
+        except Unusable as why:
+            if why.said is None:
+                raise
+            text, answer = self._ask(call, [*messages, *self._repair(call, why)])
+        if call.answers is not None:
+            sent, read, written, seconds = (
+                after - earlier for earlier, after in zip(before, call.allowance.taken, strict=True)
+            )
+            call.used.append(key)
+            call.answers.store(
+                key, Kept(text, int(sent), int(read), int(written), round(seconds, 3))
+            )
         return answer
 
+    def _ask(self, call: _Call, messages: Sequence[Message]) -> tuple[str, _Answer]:
+        if not call.on_line:
+            # Not before: what is kept is had of a server that is away, too.
+            call.on_line = True
+            if call.line.enter_context(self._circuit.call()):
+                call.allowance.patience_s = 0.0
+        tokens = sum(estimated_tokens(each["content"]) for each in messages) + _TEMPLATE_TOKENS
+        reply = self._model.ask(messages, SCHEMA, tokens, call.allowance, call.replay)
+        return reply.text, _decoded(reply.text)
+
     def _forget(self, call: _Call) -> None:
-        with self._lock:
-            for digest in call.asked:
-                self._kept.pop(digest, None)
+        """Let what came to nothing be asked again, where the call is replayed."""
+        if call.answers is not None:
+            for key in call.used:
+                call.answers.forget(key)
 
     def _summary(self, call: _Call, notes: Sequence[_Note]) -> Summary:
         """Raises Unusable where no sentence is left."""

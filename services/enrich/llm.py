@@ -167,6 +167,18 @@ class Allowance:
         if self.tokens < tokens:
             raise Spent("llm_tokens", "the call has had its enrich.llm.call_tokens")
 
+    @property
+    def taken(self) -> tuple[int, int, int, float]:
+        """Requests, tokens read and written, seconds."""
+        return self._sent, self._read, self._written, self._seconds
+
+    def recall(self, requests: int, read: int, written: int, seconds: float) -> None:
+        """Count what an answer took when it was given: it takes nothing now."""
+        self._sent += requests
+        self._read += read
+        self._written += written
+        self._seconds += seconds
+
     def took(self, seconds: float, estimated: int, read: int = 0, written: int = 0) -> None:
         """Count a request; its tokens are those the server counts, else those estimated."""
         self.requests -= 1

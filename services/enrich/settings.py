@@ -93,7 +93,12 @@ class LlmSettings(BaseModel):
     when_away: Literal["extractive", "wait"] = Field(
         default="extractive",
         description="What becomes of a call whose summary the server cannot give: the extractive "
-        "summary, saying why, or the call waits, with its alerts, until the server is back.",
+        "summary, saying why, or the call waits for the server, without holding up its alerts.",
+    )
+    cache: bool = Field(
+        default=True,
+        description="Whether answers are kept in the object store: a replay of the same words asks "
+        "for none of them again.",
     )
     patience_s: float = Field(
         default=20.0,

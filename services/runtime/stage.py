@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -121,8 +122,11 @@ def refuse_unknown_options(stage: str, known: Collection[str], options: Mapping[
             raise Invalid("unknown_option", f"{stage} knows no option {name!r}; {knows}")
 
 
-def each(handle_one: Callable[[Envelope[Any]], Sequence[Output]]) -> Handle:
-    """Lift a handler of one event to a batch; each is answered before the next is handled."""
+def each(handle_one: Callable[[Envelope[Any]], Sequence[Output]], at_once: int = 1) -> Handle:
+    """Lift a handler of one event to a batch; each is answered before the next is handled.
+
+    With `at_once` so many are handled at a time, in threads: for those that wait for a server.
+    """
 
     def outcome(envelope: Envelope[Any]) -> Outcome:
         try:
@@ -131,7 +135,10 @@ def each(handle_one: Callable[[Envelope[Any]], Sequence[Output]]) -> Handle:
             return failure
 
     def handle(envelopes: Sequence[Envelope[Any]]) -> Iterator[tuple[int, Outcome]]:
-        for index, envelope in enumerate(envelopes):
-            yield index, outcome(envelope)
+        if at_once == 1 or len(envelopes) == 1:
+            yield from ((index, outcome(envelope)) for index, envelope in enumerate(envelopes))
+            return
+        with ThreadPoolExecutor(at_once, thread_name_prefix="handling") as pool:
+            yield from enumerate(pool.map(outcome, envelopes))
 
     return handle

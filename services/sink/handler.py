@@ -58,7 +58,7 @@ def stage(settings: SinkSettings, warehouse: Tables) -> Stage:
 
     return Stage(
         NAME,
-        sources=tuple(topic.name for topic in TOPICS),
+        sources=tuple(topic.name for topic in TOPICS if "sink" in topic.consumers),
         targets=(),
         handle=handle,
         batch=settings.batch,

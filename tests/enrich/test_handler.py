@@ -85,7 +85,8 @@ def test_the_stage_reads_and_writes_its_topics() -> None:
     enrich = stage(EnrichSettings(), RULES)
     assert enrich.name == "enrich"
     assert enrich.sources == (BY_RECORD["CallTranscribed"].name,)
-    assert enrich.targets == (BY_RECORD["CallEnriched"].name, BY_RECORD["AlertRaised"].name)
+    made = ("CallEnriched", "AlertRaised", "SummaryRequested")
+    assert enrich.targets == tuple(BY_RECORD[record].name for record in made)
 
 
 def test_an_alert_is_named_after_its_rule() -> None:

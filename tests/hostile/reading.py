@@ -16,8 +16,10 @@ from schemas.events import CallRecorded, Recording
 from schemas.topics import DEAD_LETTER, RETRY_TIERS, TOPICS
 from services.assembly import SOURCES
 from services.enrich.handler import stage as enrich_stage
+from services.enrich.handler import summary_stage
+from services.enrich.insight import Insight
 from services.enrich.rules import load_tenant_rules
-from services.enrich.settings import EnrichSettings
+from services.enrich.settings import EnrichSettings, LlmSettings
 from services.ingest.fetch import Fetched
 from services.ingest.handler import stage as ingest_stage
 from services.ingest.settings import IngestSettings
@@ -152,7 +154,9 @@ class _HeldLog(SqliteLog):
 
 
 class Reader:
-    """The four stages over a folder; fetching and listening are made up, all else is real."""
+    """The stages over a folder; fetching and listening are made up, no model is there, all else is
+    real.
+    """
 
     def __init__(self, folder: Path, seed: int, warehouse: Warehouse | None = None) -> None:
         self._warehouse = warehouse
@@ -161,12 +165,14 @@ class Reader:
         self.mutants = Mutants(seed, self.objects, {"CallRecorded": self._heard()})
         rules, tenants = load_tenant_rules(EnrichSettings().rules_dir)
         transcribe = TranscribeSettings(engine="stub")
+        nobody = LlmSettings(url="http://127.0.0.1:9/v1", model="none", patience_s=0)
         self.stages: dict[str, Stage] = {
             stage.name: stage
             for stage in (
                 ingest_stage(IngestSettings(), self.objects, fetch=_fetch, probe=_probe),
                 transcribe_stage(transcribe, self.objects, choose(transcribe)),
                 enrich_stage(EnrichSettings(), rules, tenant_rules=tenants),
+                summary_stage(EnrichSettings(), rules, Insight(nobody), tenant_rules=tenants),
                 sink_stage(SinkSettings(batch=200), warehouse or _NoTables()),
             )
         }

@@ -87,7 +87,7 @@ def test_who_holds_a_stage_for_over_a_second_in_the_loops_is_found_out(tmp_path:
     configure_logs("CRITICAL")
     warehouse = Warehouse.open(SinkSettings(path=tmp_path / "db"))
     reader = Reader(tmp_path, 1, warehouse)
-    stage, numbers = reader.stages["enrich"], range(60)
+    stage, numbers = reader.stages["enrich"], range(120)
     sound = next(
         n for n in numbers
         if reader.mutants.message(n).message.topic == "calls.transcribed"  # and no request for one

@@ -20,7 +20,7 @@ import pytest
 import soundfile
 
 from schemas.events import CallEnded
-from services.assembly import STAGES, Parts, project_root
+from services.assembly import Parts, project_root
 from services.enrich.settings import EnrichSettings
 from services.ingest.entrances import call_ended_for
 from services.ingest.handler import upload
@@ -148,9 +148,9 @@ def parts_of(
 
 
 @contextmanager
-def at_work(parts: Parts, names: Sequence[str] = STAGES) -> Iterator[Running]:
-    """Those stages at work in threads of this process."""
-    running = Running(parts, names)
+def at_work(parts: Parts, names: Sequence[str] | None = None) -> Iterator[Running]:
+    """Those stages, or all, at work in threads of this process."""
+    running = Running(parts, parts.stages if names is None else names)
     running.start()
     try:
         yield running

@@ -18,7 +18,7 @@ from schemas import events as e
 from schemas.checks import problem_with
 from schemas.examples import EXAMPLES
 from schemas.generate import PARTS, SOURCES, versions
-from schemas.topics import BY_NAME, BY_RECORD, DAY_MS, RETRY_TIERS, TOPICS
+from schemas.topics import BY_NAME, BY_RECORD, DAY_MS, RETRY_TIERS, SUMMARIES, TOPICS
 
 NAMED = [
     pytest.param(event, id=f"{record}-{name}")
@@ -43,14 +43,15 @@ def test_every_record_has_one_topic_and_every_topic_a_known_record() -> None:
 
 
 def test_every_topic_is_kept_produced_and_consumed() -> None:
-    stages = {"ingest", "transcribe", "enrich", "sink"}
+    stages = {"ingest", "transcribe", "enrich", "summarize", "sink"}
     for topic in TOPICS:
         assert topic.about.endswith("."), topic.name
         assert topic.cleanup in ("delete", "compact")
         assert 7 * DAY_MS <= topic.retention_ms <= 90 * DAY_MS
         assert topic.partitions == 24
         assert topic.producers
-        assert "sink" in topic.consumers or topic.name.startswith("calls.retry")
+        # A request for a summary carries a transcript, which is stored already.
+        assert ("sink" in topic.consumers) == (topic.name != SUMMARIES)
         assert stages & set(topic.consumers)
         assert topic.subject == f"{topic.name}-value"
 
