@@ -225,7 +225,8 @@ SELECT c.call_id AS call_id, c.turns AS turns, c.topics AS topics, c.emotions AS
   m.agent_turns AS agent_turns, m.customer_turns AS customer_turns, k.course AS course
 FROM calls AS c
 LEFT JOIN (SELECT call_id, arrayStringConcat(arrayMap(x -> x.2, arraySort(groupArray(
-    (segment_id, text)))), ' ') AS heard FROM call_segments WHERE tenant_id = 'demo'
+    (segment_id, text)))), ' ') AS heard FROM segments FINAL WHERE (tenant_id, call_id, event_id) IN
+    (SELECT tenant_id, call_id, event_id FROM current_transcribed WHERE tenant_id = 'demo')
     GROUP BY call_id) AS s ON c.call_id = s.call_id
 LEFT JOIN (SELECT call_id, toInt32(sumIf(value, role = 'AGENT')) AS agent_turns,
     toInt32(sumIf(value, role = 'CUSTOMER')) AS customer_turns FROM call_metrics
