@@ -77,7 +77,11 @@ def try_rules(folder: Folder = None) -> None:
                 lines = [f"{place} {trial.problem}{title}", *_tree(trial.found.outcome, 1)]
                 failed["\n".join(lines)] = None
         judges: list[Rule | CriterionRule] = [*rules.rules, *rules.scorecard.criteria]
-        without.update(path_of(each.where, *folders) for each in judges if not each.examples)
+        without.update(
+            path_of(each.where, *folders)
+            for each in judges
+            if not each.examples and not (isinstance(each, CriterionRule) and each.question)
+        )
     for text in failed:
         out.print(text, soft_wrap=True)
     if without:
@@ -115,7 +119,7 @@ def explained(found: Explanation) -> list[str]:
     """Lines for reading: the verdict, why, then every condition with what shows it."""
     lines = [
         f"{found.kind} {found.name}: {found.verdict}   {found.title}   [{found.version}]",
-        f"  because {found.outcome.reason}",
+        f"  asks: {found.question}" if found.question else f"  because {found.outcome.reason}",
     ]
     if found.applies is not None:
         lines += ["  applies when", *_tree(found.applies, 2)]

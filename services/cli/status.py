@@ -258,7 +258,7 @@ class Looker:
         if self._view is None:
             self._view = self._parts.view
             self._lags, self._letters = Lags(self._view), Letters(self._view)
-        view, group = self._view, self._parts.group
+        view, group, stages = self._view, self._parts.group, self._parts.stages
         if self._before is None:
             self._before = self._sample(view)
             time.sleep(min(2.0, self._limit_s / 4))
@@ -269,16 +269,16 @@ class Looker:
                 (sample.finished[name] - self._before.finished[name]) / elapsed_s,
                 (sample.written[name] - self._before.written[name]) / elapsed_s,
             )
-            for name in self._parts.stages
+            for name in stages
         }
         self._before = sample
         letters: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for letter in self._letters.unsettled():
             letters[letter.stage].append((letter.at_ms, letter.reason))
         return _LogSaid(
-            {name: self._lags.of(group(name), (*_live(name), REPLAY)) for name in self._parts.stages},
+            {name: self._lags.of(group(name), (*_live(name), REPLAY)) for name in stages},
             rates,
-            list(_tiers(view, {name: view.committed(group(name)) for name in self._parts.stages})),
+            list(_tiers(view, {name: view.committed(group(name)) for name in stages})),
             letters,
         )
 

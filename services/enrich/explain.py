@@ -12,7 +12,9 @@ from services.enrich.rules import CriterionRule, Example, Rule, Rules
 from services.enrich.score import judge
 from services.enrich.settings import EnrichSettings
 
-_VERDICTS = {Verdict.MET: True, Verdict.NOT_MET: False, Verdict.NOT_APPLICABLE: None}
+_VERDICTS = {
+    Verdict.MET: True, Verdict.NOT_MET: False, Verdict.NOT_APPLICABLE: None, Verdict.UNKNOWN: None,
+}  # fmt: skip
 _HELD = {True: "holds", False: "does not hold", None: "does not apply"}
 
 
@@ -26,17 +28,21 @@ class Explanation:
     version: str
     title: str
     held: bool | None
-    """Of a criterion: met, not met, None where it does not apply."""
+    """Of a criterion: met, not met, None where it does not apply, or a language model judges."""
     outcome: Outcome
     """What decided it."""
     applies: Outcome | None = None
     """Whether a criterion applies, of one that asks."""
+    question: str = ""
+    """What a language model is asked to judge by, of a criterion that applies."""
 
     @property
     def verdict(self) -> str:
         """In words."""
         if self.kind != "criterion":
             return "held" if self.held else "not held"
+        if self.question:
+            return "judged by a language model"
         return {True: "met", False: "not met", None: "not applicable"}[self.held]
 
 
@@ -64,6 +70,7 @@ def _of_criterion(rules: Rules, criterion: CriterionRule, facts: Facts) -> Expla
         _VERDICTS[verdict],
         outcome,
         criterion.applies_when.check(facts) if criterion.applies_when is not None else None,
+        criterion.question if verdict is Verdict.UNKNOWN else "",
     )
 
 

@@ -7,14 +7,22 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from schemas.events import AlertRaised, CallEnriched, CallTranscribed, Flag, SummaryRequested
+from schemas.events import (
+    AlertRaised,
+    CallEnriched,
+    CallTranscribed,
+    Flag,
+    LlmUsage,
+    Segment,
+    SummaryRequested,
+)
 from schemas.topics import ALERTS, ENRICHED, SUMMARIES, TRANSCRIBED
 from services.enrich.alerts import raise_alerts, tag
 from services.enrich.ground import ground
 from services.enrich.insight import Insight
 from services.enrich.keywords import keywords
 from services.enrich.rules import Rules
-from services.enrich.score import score
+from services.enrich.score import Judgement, asked, score
 from services.enrich.sentiment import course
 from services.enrich.settings import OPTIONS, EnrichSettings, trial_rules
 from services.enrich.summary import summarize
@@ -45,17 +53,21 @@ def enrich_call(
     summary = summarize(segments, heard, rules.cues, longest, shown)
     if summary is not None and pending:
         summary = replace(summary, pending=True)
+    judged: Mapping[str, Judgement] = {}
     if insight is not None:
-        summary = insight.summarize(
-            segments,
-            heard,
-            summary,
-            lambda segment: shown(segment, 0, len(segment.text)),
-            tenant_id=event.tenant_id,
-            call_id=event.call_id,
-            language=event.language,
-            replay=replay,
-        )
+
+        def whole(segment: Segment) -> str:
+            return shown(segment, 0, len(segment.text))
+
+        about: dict[str, Any] = {
+            "tenant_id": event.tenant_id, "call_id": event.call_id, "language": event.language,
+            "replay": replay,
+        }  # fmt: skip
+        summary = insight.summarize(segments, heard, summary, whole, **about)
+        if questions := asked(rules.scorecard, facts):
+            judged, took = insight.judge(questions, segments, heard, whole, **about)
+            if summary is not None:
+                summary = replace(summary, usage=_sum(summary.usage, took))
     enriched = CallEnriched(
         tenant_id=event.tenant_id,
         call_id=event.call_id,
@@ -70,13 +82,25 @@ def enrich_call(
         sentiments=known.felt,
         course=course(segments, known.felt),
         findings=[*heard.findings, *tag(rules.rules, facts)],
-        score=score(rules.scorecard, facts, rules.rules),
+        score=score(rules.scorecard, facts, rules.rules, judged),
         summary=summary,
         alerts=[alert.rule for alert in alerts],
         redactions=known.personal,
         keywords=keywords(segments, event.language, known.personal),
     )
     return enriched, alerts
+
+
+def _sum(*usages: LlmUsage | None) -> LlmUsage | None:
+    known = [usage for usage in usages if usage is not None]
+    if not known:
+        return None
+    return LlmUsage(
+        requests=sum(each.requests for each in known),
+        prompt_tokens=sum(each.prompt_tokens for each in known),
+        completion_tokens=sum(each.completion_tokens for each in known),
+        seconds=round(sum(each.seconds for each in known), 3),
+    )
 
 
 def stage(

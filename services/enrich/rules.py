@@ -38,6 +38,9 @@ BUILT_IN = Path(__file__).with_name("rules")
 
 _KINDS = {"emotion": FindingKind.EMOTION, "topic": FindingKind.TOPIC}
 _SEVERITIES = {each.value.lower(): each for each in Severity if each is not Severity.UNKNOWN}
+_LONGEST_QUESTION = 600
+# More would not fit beside a call in one request, or into one answer.
+_MOST_QUESTIONS = 24
 _WHOLE_FILES = ("scorecard.yaml", "rules.yaml", "alerts.yaml", "summary.yaml", "pii.yaml")
 _TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -62,11 +65,13 @@ class CriterionRule:
     title: str
     weight: float
     applies_when: Condition | None
-    met_when: Condition
+    met_when: Condition | None
+    """None: a language model judges by `question`."""
     suggestion: str
     examples: tuple[Example, ...]
     where: str
     """file:line"""
+    question: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,11 @@ def check_rules(*folders: Path) -> list[Problem]:
         return [_problem(text, folders) for text in dict.fromkeys(map(str, notes.errors))]
     found: list[Problem] = []
     for kind, name, examples, where in (
-        *(("criterion", c.criterion_id, c.examples, c.where) for c in rules.scorecard.criteria),
+        *(
+            ("criterion", c.criterion_id, c.examples, c.where)
+            for c in rules.scorecard.criteria
+            if c.met_when is not None  # what a model says cannot be tried here
+        ),
         *(("rule", r.rule_id, r.examples, r.where) for r in rules.rules),
     ):
         outcomes = {each.holds for each in examples}
@@ -448,24 +457,39 @@ def _scorecard(item: Item, reader: Reader, version: str, notes: _Notes) -> Score
                 first = criteria[name].where
                 raise each.error(f"criterion {name!r} is defined twice; first in {first}")
             criteria[name] = criterion
+    if sum(1 for each in criteria.values() if each.met_when is None) > _MOST_QUESTIONS:
+        raise fields["criteria"].error(f"has more than {_MOST_QUESTIONS} questions")
     return Scorecard(scorecard_id, version, tuple(criteria.values()))
 
 
 def _criterion(item: Item, reader: Reader) -> CriterionRule:
     fields = read_fields(
         item,
-        ("id", "title", "weight", "met_when", "suggestion"),
-        ("applies_when", "examples"),
+        ("id", "title", "weight", "suggestion"),
+        ("met_when", "question", "applies_when", "examples"),
     )
+    if ("met_when" in fields) == ("question" in fields):
+        raise item.error(
+            "is decided by met_when, a condition, or by question, which a language model answers: "
+            "write one of them"
+        )
+    if "question" in fields and "examples" in fields:
+        raise fields["examples"].error(
+            "cannot be tried where a language model judges; leave them out"
+        )
+    question = fields["question"].text() if "question" in fields else ""
+    if len(question) > _LONGEST_QUESTION:
+        raise fields["question"].error(f"is longer than {_LONGEST_QUESTION} characters")
     return CriterionRule(
         _identifier(fields["id"]),
         fields["title"].text(),
         fields["weight"].number(0.001, 1_000),
         reader.read(fields["applies_when"]) if "applies_when" in fields else None,
-        reader.read(fields["met_when"]),
+        reader.read(fields["met_when"]) if "met_when" in fields else None,
         fields["suggestion"].text(),
         _examples(fields, of_criterion=True),
         item.where,
+        question,
     )
 
 

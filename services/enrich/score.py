@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from schemas.events import Criterion, QualityScore, Role, ScoreChange, Verdict
+from schemas.events import Criterion, Evidence, QualityScore, Role, ScoreChange, Verdict
 from services.enrich.conditions import Facts, Outcome
 from services.enrich.rules import CriterionRule, Rule, Scorecard
 
@@ -12,16 +13,49 @@ from services.enrich.rules import CriterionRule, Rule, Scorecard
 MOST_EVIDENCE = 5
 
 
-def score(scorecard: Scorecard, facts: Facts, rules: Sequence[Rule] = ()) -> QualityScore | None:
+class Judgement(NamedTuple):
+    """A verdict that no rule gives."""
+
+    verdict: Verdict
+    reason: str
+    evidence: Sequence[Evidence] = ()
+    engine: str = ""
+    """The model that judged; empty where none did."""
+
+
+# Verdicts that leave a criterion out of the score.
+LEFT_OUT = frozenset((Verdict.NOT_APPLICABLE, Verdict.UNKNOWN))
+
+
+def asked(scorecard: Scorecard, facts: Facts) -> dict[str, str]:
+    """Criterion id -> question, of those that a language model judges and that apply."""
+    if ("talk_ms", Role.AGENT) not in facts.metrics:
+        return {}
+    return {
+        rule.criterion_id: rule.question
+        for rule in scorecard.criteria
+        if rule.met_when is None
+        and (rule.applies_when is None or rule.applies_when.check(facts).held)
+    }
+
+
+def score(
+    scorecard: Scorecard,
+    facts: Facts,
+    rules: Sequence[Rule] = (),
+    judged: Mapping[str, Judgement] = {},
+) -> QualityScore | None:
     """Weight met over weight applicable, 0.0 to 100.0, with the reason of every verdict.
 
     Then the points of each of `rules` that holds, in their order; the sum is kept within 0.0 to
-    100.0 once, at the end. None where no agent was heard, or no criterion applies.
+    100.0 once, at the end. A criterion that a language model judges has the verdict, reason,
+    evidence and engine of that in `judged`; UNKNOWN, where there is none, counts as little as one
+    that does not apply. None where no agent was heard, or no criterion counts.
     """
     if ("talk_ms", Role.AGENT) not in facts.metrics:
         return None
-    criteria = [_criterion(rule, facts) for rule in scorecard.criteria]
-    applicable = sum(c.weight for c in criteria if c.verdict is not Verdict.NOT_APPLICABLE)
+    criteria = [_criterion(rule, facts, judged) for rule in scorecard.criteria]
+    applicable = sum(c.weight for c in criteria if c.verdict not in LEFT_OUT)
     if not applicable:
         return None
     met = sum(c.weight for c in criteria if c.verdict is Verdict.MET)
@@ -57,12 +91,25 @@ def judge(rule: CriterionRule, facts: Facts) -> tuple[Verdict, Outcome]:
         applies = rule.applies_when.check(facts)
         if not applies.held:
             return Verdict.NOT_APPLICABLE, applies
+    if rule.met_when is None:
+        return Verdict.UNKNOWN, Outcome(False, "a language model is asked, and none has answered")
     outcome = rule.met_when.check(facts)
     return Verdict.MET if outcome.held else Verdict.NOT_MET, outcome
 
 
-def _criterion(rule: CriterionRule, facts: Facts) -> Criterion:
+def _criterion(rule: CriterionRule, facts: Facts, judged: Mapping[str, Judgement]) -> Criterion:
     verdict, outcome = judge(rule, facts)
+    if verdict is Verdict.UNKNOWN and (known := judged.get(rule.criterion_id)) is not None:
+        return Criterion(
+            criterion_id=rule.criterion_id,
+            title=rule.title,
+            verdict=known.verdict,
+            weight=rule.weight,
+            reason=known.reason,
+            evidence=list(known.evidence[:MOST_EVIDENCE]),
+            suggestion=rule.suggestion if known.verdict is Verdict.NOT_MET else "",
+            **({"engine": known.engine} if known.engine else {}),
+        )
     return Criterion(
         criterion_id=rule.criterion_id,
         title=rule.title,
