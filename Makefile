@@ -31,7 +31,7 @@ check: $(VENV)/.dev
 	@$(BIN)/python -m schemas.generate --check
 
 bench: $(VENV)/.dev
-	@for file in path codec log sink enrich replay rules kafka; do echo "== $$file"; $(BIN)/python -m benchmarks.$$file || exit 1; done
+	@for file in path codec log sink enrich replay rules alerts kafka; do echo "== $$file"; $(BIN)/python -m benchmarks.$$file || exit 1; done
 
 stack-up stack-down stack-status: $(VENV)/.dev
 	@$(BIN)/python -m stack $(@:stack-%=%)

@@ -18,6 +18,7 @@ from pathlib import Path
 from services.assembly import Parts
 from services.ingest.entrances import DropFolder
 from services.loopback import Loopback, in_use
+from services.notify.handler import PREFIX as PREFIX_OF_ENDPOINTS
 from services.runtime.errors import Transient
 from services.runtime.log import Log, NoSuchTopic
 from services.runtime.loop import run
@@ -232,12 +233,17 @@ def _health(parts: Parts) -> HealthServer:
     """Health and metrics where the settings want them. Raises WrongSetting."""
     wanted = parts.settings.http
     try:
-        return HealthServer(parts.observer, wanted.host, wanted.port)
+        return HealthServer(parts.observer, wanted.host, wanted.port, _aside)
     except OSError as error:
         raise WrongSetting(
             f"{PREFIX}HTTP__PORT={wanted.port} on {wanted.host}: {error.strerror}; set a port that "
             f"is free, 0 for any, or {PREFIX}HTTP__HOST to an address of this machine"
         ) from error
+
+
+def _aside(stage: str) -> bool:
+    """Whether its waiting leaves calls as they are: for an endpoint, or a language model."""
+    return stage == "summarize" or stage.startswith(PREFIX_OF_ENDPOINTS)
 
 
 def _url(host: str, port: int) -> str:
@@ -334,6 +340,11 @@ def serve(names: Sequence[str], settings: Settings) -> int:
         stack.callback(health.close)
         says = logger("serve")
         stages = [stage for name in names for stage in parts.stages_of(name)]
+        if not stages:
+            raise WrongSetting(
+                f"{PREFIX}NOTIFY__ENDPOINTS_FILE names no endpoint, and without one there is "
+                "nothing to run: docs/notifying.md"
+            )
         says.info("started", stages=stages, health=_url(settings.http.host, health.port))
         running = _made(parts, stages, stop)
         if running is None:

@@ -28,6 +28,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.enrich.settings import EnrichSettings
 from services.ingest.settings import IngestSettings
+from services.notify.settings import NotifySettings
 from services.runtime.kafka_client import KafkaSettings
 from services.runtime.registry import RegistrySettings
 from services.runtime.settings import Policy
@@ -100,11 +101,11 @@ class StatusSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     urls: dict[
-        Literal["ingest", "transcribe", "enrich", "sink"],
+        Literal["ingest", "transcribe", "enrich", "notify", "sink"],
         Annotated[str, StringConstraints(pattern=r"^https?://")],
     ] = Field(
         default_factory=dict,
-        description="Stage -> URL of its health server, for stages that run as services.",
+        description="Service -> URL of its health server, for those that run on their own.",
     )
 
 
@@ -143,6 +144,9 @@ class Settings(BaseSettings):
     )
     enrich: EnrichSettings = Field(default=EnrichSettings(), description="Text to findings.")
     sink: SinkSettings = Field(default=SinkSettings(), description="The warehouse.")
+    notify: NotifySettings = Field(
+        default=NotifySettings(), description="Alerts and enriched calls to the outside."
+    )
 
     @property
     def log_file(self) -> Path:

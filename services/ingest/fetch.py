@@ -10,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import socket
 import ssl
 import stat
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -29,7 +27,12 @@ import httpx
 
 from schemas.events import Recording
 from services.ingest.settings import Credential, IngestSettings, S3Source
-from services.runtime.deadlines import TimedStream, seconds_left
+from services.runtime.addresses import (
+    CheckedBackend,
+    ForbiddenAddress,
+    Resolve,
+    system_addresses,
+)
 from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.objects import MissingObject, S3Objects
 from services.runtime.stage import utc_now
@@ -39,54 +42,6 @@ _BLOCK = 1 << 16
 # The host may say otherwise later: not there yet, not allowed yet, busy, or down.
 _LATER = frozenset({202, 204, 401, 403, 404, 408, 409, 423, 425, 429})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-_NAT64 = IPv6Network("64:ff9b::/96")
-# Cloud metadata services outside the ranges that are refused anyway.
-_METADATA = frozenset({IPv4Address("168.63.129.16"), IPv4Address("169.254.169.254"),
-                       IPv4Address("100.100.100.200"), IPv4Address("192.0.0.192"),
-                       IPv6Address("fd00:ec2::254"), IPv6Address("fd20:ce::254")})  # fmt: skip
-
-Resolve = Callable[[str, int], Sequence[str]]
-"""Addresses of (host, port), as text; raises OSError where there are none."""
-
-
-def system_addresses(host: str, port: int) -> list[str]:
-    """What the system's resolver says, in its order."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-def forbidden(address: str, allow_private: bool = False) -> str | None:
-    """Why nothing may be fetched from `address` (IPv4 or IPv6 text); None where it may.
-
-    An IPv4 address inside an IPv6 one (mapped, 6to4, Teredo, NAT64) is judged as well.
-    `allow_private` lifts private, shared and loopback addresses, nothing else.
-    """
-    ip = ip_address(address.partition("%")[0])
-    if isinstance(ip, IPv6Address):
-        inner = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-        if ip in _NAT64:
-            inner.append(IPv4Address(int(ip) & 0xFFFFFFFF))
-        for each in inner:
-            if each is not None and (reason := forbidden(str(each), allow_private)):
-                return reason
-        if ip.ipv4_mapped is not None or ip in _NAT64:
-            return None
-    if ip in _METADATA:
-        return "cloud metadata"
-    if ip.is_link_local:
-        return "link-local"
-    if ip.is_multicast:
-        return "multicast"
-    if ip.is_unspecified:
-        return "unspecified"
-    if ip.is_loopback:
-        return None if allow_private else "loopback"
-    if ip.is_reserved:
-        return "reserved"
-    if not ip.is_global:
-        return None if allow_private else "private"
-    return None
 
 
 def redacted(uri: str) -> str:
@@ -180,7 +135,11 @@ class Fetch:
         """Write the body to `sink`; or the place the host sends us to."""
         settings = self._settings
         where = redacted(str(url))
-        backend = _CheckedBackend(settings, self._resolve, sink.deadline)
+        backend = CheckedBackend(
+            sink.deadline,
+            self._resolve,
+            lambda host: settings.allow_private or host in settings.allowed_hosts,
+        )
         headers = [
             ("Host", url.netloc.decode("ascii")),
             ("Accept", "*/*"),
@@ -216,6 +175,9 @@ class Fetch:
                         f"{where}: {length} bytes, allowed are {settings.max_bytes}",
                     )
                 sink.write_all(answer.iter_stream())
+        except ForbiddenAddress as error:
+            mend = "ingest.allowed_hosts may name it" if error.liftable else "nothing lifts this"
+            raise Invalid("forbidden_address", f"{error}; {mend}") from error
         except httpcore.TimeoutException as error:
             if time.monotonic() >= sink.deadline:
                 raise NotYet(
@@ -427,49 +389,3 @@ class _Sink:
                 raise Invalid("too_many_bytes", f"more than the {self._max_bytes} bytes allowed")
             self.sha256.update(block)
             self._file.write(block)
-
-
-class _CheckedBackend(httpcore.NetworkBackend):
-    """Looks a host up, refuses what is forbidden, and connects to the address it has checked.
-
-    TLS still goes by the name: httpcore asks the certificate for the host of the URL.
-    """
-
-    def __init__(self, settings: IngestSettings, resolve: Resolve, deadline: float) -> None:
-        self._settings = settings
-        self._resolve = resolve
-        self._deadline = deadline
-        self._sockets = httpcore.SyncBackend()
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        try:
-            addresses = list(self._resolve(host, port))
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"{host}: cannot be resolved") from error
-        inside = self._settings.allow_private or host in self._settings.allowed_hosts
-        for address in addresses:
-            if reason := forbidden(address, inside):
-                mend = "nothing lifts this"
-                if forbidden(address, allow_private=True) is None:
-                    mend = "ingest.allowed_hosts may name it"
-                raise Invalid("forbidden_address", f"{host} is {address} ({reason}); {mend}")
-        failure: Exception = httpcore.ConnectError(f"{host}: no address")
-        for address in addresses:
-            try:
-                stream = self._sockets.connect_tcp(
-                    address, port, seconds_left(self._deadline, timeout), None, socket_options
-                )
-                return TimedStream(stream, self._deadline)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
-
-    def sleep(self, seconds: float) -> None:
-        self._sockets.sleep(seconds)

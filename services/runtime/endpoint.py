@@ -7,7 +7,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -29,7 +29,11 @@ class Answer(NamedTuple):
 
 
 class TooLarge(Exception):
-    """An answer has more bytes than are read."""
+    """An answer has more bytes than are read; `status` is known all the same."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the answer of status {status} has more bytes than are read")
+        self.status = status
 
 
 def posted(
@@ -41,15 +45,18 @@ def posted(
     connect_s: float,
     limit_s: float,
     most_bytes: int,
+    method: str = "POST",
+    network: Callable[[float], httpcore.NetworkBackend] | None = None,
 ) -> Answer:
     """The answer to a POST, over a connection of its own: a server that closes those at rest would
-    seem to fail. `limit_s` is for all of it.
+    seem to fail. `limit_s` is for all of it. `network` makes the connections, given the deadline
+    by the monotonic clock.
 
     Raises TooLarge, and what httpcore raises: TimeoutException, NetworkError, ProtocolError.
     """
     pool = httpcore.ConnectionPool(
         ssl_context=tls,
-        network_backend=_Timed(time.monotonic() + max(0.0, limit_s)),
+        network_backend=(network or _Timed)(time.monotonic() + max(0.0, limit_s)),
         max_connections=1,
     )
     times = {"connect": connect_s, "read": limit_s, "write": limit_s}
@@ -57,13 +64,13 @@ def posted(
     with (
         pool,
         pool.stream(
-            "POST", url, headers=headers, content=body, extensions={"timeout": times}
+            method, url, headers=headers, content=body, extensions={"timeout": times}
         ) as answer,
     ):
         for block in answer.iter_stream():
             whole += block
             if len(whole) > most_bytes:
-                raise TooLarge
+                raise TooLarge(answer.status)
     said = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in answer.headers}
     return Answer(answer.status, said, bytes(whole))
 

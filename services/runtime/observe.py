@@ -402,7 +402,15 @@ def _where(stage: str, message: Message) -> dict[str, Any]:
 class HealthServer:
     """`/healthz`, `/readyz` and `/metrics` over HTTP, for one process. Serves until closed."""
 
-    def __init__(self, observer: Observer, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        observer: Observer,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        aside: Callable[[str], bool] = lambda stage: False,
+    ) -> None:
+        """Stages that stand `aside` are told, and make the process unready only by themselves."""
+
         class Handler(BaseHTTPRequestHandler):
             timeout = 5  # a client that says nothing holds one thread for that long
             server_version = "callstream"
@@ -415,7 +423,9 @@ class HealthServer:
                         self._send(200 if all(alive.values()) else 503, alive)
                     case "/readyz":
                         ready = observer.readiness()
-                        self._send(503 if any(ready.values()) or not ready else 200, ready)
+                        counts = [why for stage, why in ready.items() if not aside(stage)]
+                        unready = any(counts or ready.values()) or not ready
+                        self._send(503 if unready else 200, ready)
                     case "/metrics":
                         self._send(200, observer.exposition(), CONTENT_TYPE_LATEST)
                     case _:
