@@ -20,7 +20,7 @@ from rich.text import Text
 
 from schemas.events import CallEnded, CallEnriched, CallTranscribed, Role
 from services import dead_letters as dead
-from services.assembly import STAGES, Parts
+from services.assembly import SERVICES, Parts
 from services.cli.archive import NoSuchCall, newest
 from services.cli.clip import clip as cut_clip
 from services.cli.clip import time_ms
@@ -32,8 +32,10 @@ from services.cli.explain import as_json as explained_json
 from services.cli.explain import as_text as explained_text
 from services.cli.explain import explain as explanation
 from services.cli.explain import moment_of
-from services.cli.follow import THROUGH, WAITING, State, follow, states
+from services.cli.follow import THROUGH, WAITING, State, follow, named_call, states
+from services.cli.notifications import notifications_app
 from services.cli.replay import replay_app
+from services.cli.review import review_app, reviews_of
 from services.cli.rules import rules_app
 from services.cli.schemas import schemas_app
 from services.cli.show import FORMATS, text
@@ -68,6 +70,8 @@ letters_app = typer.Typer(help="What could not be processed, and what to do abou
                           no_args_is_help=True)  # fmt: skip
 app.add_typer(letters_app, name="dead-letters")
 app.add_typer(replay_app, name="replay")
+app.add_typer(notifications_app)
+app.add_typer(review_app)
 app.add_typer(eval_app)
 app.add_typer(rules_app, name="rules")
 app.add_typer(schemas_app, name="schemas")
@@ -75,7 +79,7 @@ app.add_typer(topics_app, name="topics")
 
 ShowFormat = StrEnum("ShowFormat", {name: name for name in FORMATS})  # type: ignore[misc]
 TEXT = ShowFormat("text")
-StageName = StrEnum("StageName", {name: name for name in STAGES})  # type: ignore[misc]
+ServiceName = StrEnum("ServiceName", {name: name for name in SERVICES})  # type: ignore[misc]
 
 
 class StatusFormat(StrEnum):
@@ -159,11 +163,11 @@ def up() -> None:
 
 
 @app.command()
-def run(stage: Annotated[StageName, typer.Argument(help="Which stage.")]) -> None:
-    """Run one stage as a service, until SIGTERM."""
+def run(service: Annotated[ServiceName, typer.Argument(help="Which one.")]) -> None:
+    """Run one service, until SIGTERM."""
     settings = load()
     configure_logs(settings.log_level)
-    raise typer.Exit(serve([stage.value], settings))
+    raise typer.Exit(serve([service.value], settings))
 
 
 @app.command()
@@ -333,7 +337,7 @@ def show(
     settings = load()
     parts = Parts(settings)
     with asking(settings) as asks:
-        tenant, call_id = _call(settings, asks, call)
+        tenant, call_id = named_call(settings, asks, call)
         transcript = _transcript(asks, parts, tenant, call_id)
         enriched = newest(asks, parts.codec, tenant, call_id, CallEnriched)
         if explain and enriched is None:
@@ -349,14 +353,16 @@ def show(
         )
         current = rows_of(asks, f"SELECT event_id FROM current_transcribed {where}", known)
         made_from = next((row["event_id"] for row in current), None)
+        reviewed = reviews_of(asks, tenant, call_id)
     if explain and enriched is not None:
         explained = explanation(
             transcript, enriched, raised, transcript_id=made_from,
-            settings=settings.enrich,
+            settings=settings.enrich, reviewed=reviewed,
         )  # fmt: skip
         sys.stdout.write(explained_text(explained) if format is TEXT else explained_json(explained))
     elif format is TEXT:
-        sys.stdout.write(text(transcript, enriched, {row["rule"]: row for row in raised}))
+        by_rule = {row["rule"]: row for row in raised}
+        sys.stdout.write(text(transcript, enriched, by_rule, reviewed))
     else:
         sys.stdout.write(FORMATS[format.value](transcript, enriched))
 
@@ -376,7 +382,7 @@ def clip(
     settings = load()
     parts = Parts(settings)
     with asking(settings) as asks:
-        tenant, call_id = _call(settings, asks, call)
+        tenant, call_id = named_call(settings, asks, call)
         transcript = _transcript(asks, parts, tenant, call_id)
     made = cut_clip(parts.objects, transcript, start_ms, end_ms, to, recording)
     channels = "1 channel" if made.channels == 1 else f"{made.channels} channels"
@@ -523,7 +529,9 @@ def enrich(
         transcript = parse_transcript(file.read_text("utf-8"), call_id=file.stem)
     except (OSError, UnicodeDecodeError) as error:
         raise Stop(f"{file}: {error}") from error
-    enriched, alerts = enrich_call(transcript, "", loaded, utc_now(), settings.enrich)
+    enriched, alerts = enrich_call(
+        transcript, "", loaded, utc_now(), settings.enrich, text_model=Parts(settings).text_model
+    )
     sys.stdout.write(findings_json(enriched, alerts) + "\n")
 
 
@@ -532,14 +540,14 @@ def enrich(
 
 @letters_app.command("list")
 def list_letters(
-    stage: Annotated[StageName | None, typer.Option(help="Only this stage's.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Only this stage's.")] = None,
 ) -> None:
     """Every dead letter that nobody has settled."""
     parts = Parts(load())
     table = Table("id", "call", "stage", "topic", "when", "reason", "why")
     count = 0
     for letter in dead.unsettled(parts.view):
-        if stage is None or letter.stage == stage.value:
+        if stage is None or letter.stage == stage:
             count += 1
             at = letter.at.isoformat(sep=" ", timespec="seconds")
             table.add_row(letter.id, letter.call, letter.stage, letter.topic, at, letter.reason,
@@ -573,7 +581,7 @@ def show_letter(id: Annotated[str, typer.Argument(help="As `list` names it.")]) 
 def redrive_letters(
     ids: Annotated[list[str] | None, typer.Argument(help="As `list` names them.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Every one of them.")] = False,
-    stage: Annotated[StageName | None, typer.Option(help="With --all: only this stage's.")] = None,
+    stage: Annotated[str | None, typer.Option(help="With --all: only this stage's.")] = None,
 ) -> None:
     """Give dead letters to their stage again, after what refused them was mended."""
     _settle(ids, all, stage, "redriven")
@@ -583,20 +591,20 @@ def redrive_letters(
 def drop_letters(
     ids: Annotated[list[str] | None, typer.Argument(help="As `list` names them.")] = None,
     all: Annotated[bool, typer.Option("--all", help="Every one of them.")] = False,
-    stage: Annotated[StageName | None, typer.Option(help="With --all: only this stage's.")] = None,
+    stage: Annotated[str | None, typer.Option(help="With --all: only this stage's.")] = None,
 ) -> None:
     """Settle dead letters without processing them; their bytes stay in the archive."""
     _settle(ids, all, stage, "dropped")
 
 
-def _settle(ids: list[str] | None, every: bool, stage: StageName | None, action: str) -> None:
+def _settle(ids: list[str] | None, every: bool, stage: str | None, action: str) -> None:
     if bool(ids) == every:
         raise Stop("name dead letters, or say --all")
     settings = load()
     parts = Parts(settings)
     letters = _letters(parts, ids)
     if stage is not None:
-        letters = (letter for letter in letters if letter.stage == stage.value)
+        letters = (letter for letter in letters if letter.stage == stage)
     log = parts.log()
     act = dead.redrive if action == "redriven" else dead.drop
     done = 0
@@ -669,18 +677,6 @@ def _role(name: str) -> Role:
     except ValueError:
         allowed = ", ".join(role.value.lower() for role in Role)
         raise Stop(f"--roles: {name!r} is no role; allowed: {allowed}") from None
-
-
-def _call(settings: Settings, asks: Asks, call: str) -> tuple[str, str]:
-    """Tenant and id. An id may hold slashes, a tenant may not: what is no call of the tenant that
-    it names may be an id of the default tenant.
-    """
-    tenant, slash, call_id = call.partition("/")
-    if not slash:
-        return settings.tenant, call
-    if not states(asks, tenant, [call_id]) and states(asks, settings.tenant, [call]):
-        return settings.tenant, call
-    return tenant, call_id
 
 
 def _error(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 
 from rich.console import Console
@@ -24,3 +25,11 @@ def log_to_file(settings: Settings) -> None:
     """Where a person watches, log lines go to a file beside the data."""
     stream = (data_folder(settings) / "callstream.log").open("a", buffering=1)
     configure_logs(settings.log_level, stream)
+
+
+def login_name() -> str:
+    """Who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -39,7 +39,8 @@ from schemas.events import (
     StoredRecording,
     Verdict,
 )
-from services.enrich.findings import NOT_HUMAN, Places, hear, trusted
+from services.cli.show import NOT_REVIEWED, Reviewed, verdict_of
+from services.enrich.findings import ENGINE, NOT_HUMAN, Places, hear, trusted
 from services.enrich.lexicon import Grammar, Scanner
 from services.enrich.metrics import (
     ANNOUNCED_MS,
@@ -54,6 +55,7 @@ from services.enrich.metrics import (
     unmasked,
 )
 from services.enrich.pii import Mask, masked
+from services.enrich.score import LEFT_OUT
 from services.enrich.sentiment import SENTIMENT_METRICS, TEXT_WEIGHT, VOICE_WEIGHT, fused
 from services.enrich.settings import EnrichSettings
 
@@ -124,9 +126,11 @@ def explain(
     *,
     transcript_id: str | None = None,
     settings: EnrichSettings | None = None,
+    reviewed: Reviewed = NOT_REVIEWED,
 ) -> Explanation:
     """All that `enriched` says, each with what it comes from.
 
+    Figures are those computed; what people judged otherwise is told beside them.
     `alerts` are rows of the view `call_alerts`, of those that were raised. `transcript_id` is the
     event id of `transcript`, None where it is the one that `enriched` was made from: of another
     one nothing is worked out. `settings` are the limits to reckon with; those that were in use
@@ -145,8 +149,16 @@ def explain(
             f"made from the transcript {enriched.transcript_id}, which is not the current one: "
             "figures cannot be worked out anew, and places have no channel"
         )
+    notes += [
+        f"{_review(call, row)}; it counts for nothing: the score has no criterion "
+        f"{row['criterion_id']}"
+        for row in reviewed.beside(enriched)
+    ]
+    whole = reviewed.of("")
+    if whole is not None and enriched.score is None:
+        notes.append(f"{_review(call, whole)}; no score was computed")
     groups = {
-        "score": _score(call),
+        "score": _score(call, reviewed),
         "alerts": _alerts(call, alerts),
         "findings": _findings(call),
         "summary": _summary(call),
@@ -803,6 +815,9 @@ def _sentiment(call: _Call, felt: SegmentSentiment) -> Entry:
     )
     text, voice = felt.text_score, felt.voice_score
     both = fused(text, voice)
+    # What told of the words comes first.
+    teller = felt.engine.partition("+")[0]
+    by_model = text is not None and teller != ENGINE
     if both is None:
         known = felt.label is not SentimentLabel.UNKNOWN
         how = ["words and voice are not told apart in this event" if known
@@ -820,7 +835,12 @@ def _sentiment(call: _Call, felt: SegmentSentiment) -> Entry:
         replace(call.evidence(finding.evidence), note=f"{finding.label}, {finding.rule}")
         for finding in call.emotions.get(felt.segment_id, ())
     ]
-    if heard:
+    if by_model:
+        how.append(
+            f"the words were judged by the model {teller}, which is not asked again here"
+            + ("; the emotions found below are the lexicon's, and do not count" * bool(heard))
+        )
+    elif heard:
         how.append("what each word weighs is in the lexicon, not in the event")
     segment = call.segments.get(felt.segment_id)
     if segment is None:
@@ -855,13 +875,18 @@ def _findings(call: _Call) -> list[Entry]:
     return entries
 
 
-def _score(call: _Call) -> list[Entry]:
+def _review(call: _Call, row: Mapping[str, Any]) -> str:
+    said = verdict_of(row["verdict"]) if row["score"] is None else f"{_number(row['score'])} of 100"
+    return f"reviewed by {row['reviewed_by']}: {said}, because {call.shown(row['reason'])}"
+
+
+def _score(call: _Call, reviewed: Reviewed) -> list[Entry]:
     """The score with its arithmetic, then what each criterion and rule gave."""
     score = call.enriched.score
     if score is None:
         return []
     met = sum(c.weight for c in score.criteria if c.verdict is Verdict.MET)
-    of = sum(c.weight for c in score.criteria if c.verdict is not Verdict.NOT_APPLICABLE)
+    of = sum(c.weight for c in score.criteria if c.verdict not in LEFT_OUT)
     if of:
         value = 100 * met / of
         how = [f"{_number(met)} of {_number(of)} points that apply = {value:.2f}"]
@@ -873,6 +898,14 @@ def _score(call: _Call) -> list[Entry]:
     if not 0.0 <= value <= 100.0:
         value = min(max(value, 0.0), 100.0)
         how.append(f"within 0 to 100: {value:.2f}")
+    # The parts may be rounded to two digits before they are added.
+    agrees = abs(value - score.value) < 0.02 if of else None
+    whole = reviewed.of("")
+    if whole is not None:
+        how.append(_review(call, whole))
+    if len(reviewed.beside(call.enriched)) < len(reviewed.rows):
+        counts = "no score" if reviewed.score is None else _number(reviewed.score)
+        how.append(f"what counts, as people reviewed it: {counts}")
     entries = [
         Entry(
             "score",
@@ -880,8 +913,7 @@ def _score(call: _Call) -> list[Entry]:
             f"{score.scorecard_version}",
             _fields(score, "criteria", "changes"),
             how,
-            # The parts may be rounded to two digits before they are added.
-            abs(value - score.value) < 0.02 if of else None,
+            agrees,
         )
     ]
     for criterion in score.criteria:
@@ -892,6 +924,7 @@ def _score(call: _Call) -> list[Entry]:
             call.shown(criterion.reason, ids),
         )
         fields = _fields(criterion, "evidence") | {"reason": reason, "suggestion": suggestion}
+        row = reviewed.of(criterion.criterion_id)
         entries.append(
             Entry(
                 criterion.criterion_id,
@@ -901,6 +934,7 @@ def _score(call: _Call) -> list[Entry]:
                 [
                     f"{criterion.engine}: {reason}",
                     *([f"to do: {suggestion}"] if suggestion else []),
+                    *([] if row is None else [_review(call, row)]),
                 ],
                 places=[call.evidence(each) for each in criterion.evidence],
             )

@@ -24,6 +24,7 @@ from schemas.topics import RECORDED
 from services.loopback import Asks, rows_of
 from services.runtime import headers as h
 from services.runtime.stage import event_id
+from services.settings import Settings
 
 # States in which nothing more happens to a call by itself.
 THROUGH = frozenset({"enriched", "failed", "no_recording", "erased"})
@@ -102,6 +103,20 @@ def follow(
                 console.print(f"nothing goes on: {why}", markup=False, soft_wrap=True)
                 return known
             time.sleep(_POLL_S)
+
+
+def named_call(settings: Settings, asks: Asks, call: str) -> tuple[str, str]:
+    """Tenant and id of the call that a person named.
+
+    An id may hold slashes, a tenant may not: what is no call of the tenant that it names may be an
+    id of the default tenant.
+    """
+    tenant, slash, call_id = call.partition("/")
+    if not slash:
+        return settings.tenant, call
+    if not states(asks, tenant, [call_id]) and states(asks, settings.tenant, [call]):
+        return settings.tenant, call
+    return tenant, call_id
 
 
 def became(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import random
 import sys
@@ -28,7 +27,7 @@ from rich.table import Table
 
 from schemas.events import Decision
 from services.assembly import STAGES, Parts
-from services.cli.console import Stop, err, log_to_file, out
+from services.cli.console import Stop, err, log_to_file, login_name, out
 from services.enrich.trials import Trials
 from services.loopback import Asks, There, asking, differing, running
 from services.replay.comparison import Comparison, Pair, compare
@@ -197,7 +196,7 @@ def replay(
         typer.confirm(f"run {stage.value} again over {count:,} events?", abort=True, err=True)
     plan = store_plan(
         parts.objects, parts.view, stage.value, selection, selected.inputs, options=options,
-        shadow=shadow, side_effects=side_effects, reason=reason, requested_by=_user(),
+        shadow=shadow, side_effects=side_effects, reason=reason, requested_by=login_name(),
     )  # fmt: skip
     out.print(f"replay {plan.generation}: {stage.value}, {count:,} events")
     good = _carry_out(settings, parts, plan, ahead, detach)
@@ -353,7 +352,7 @@ def _decide(
         counted = tally(plan, asks)
         check_decision(plan, wanted, known, counted, partial=partial)
         log = parts.log()
-        decide(log, parts.codec, asks, plan, wanted, _user(), reason)
+        decide(log, parts.codec, asks, plan, wanted, login_name(), reason)
         log.close()
     with _at_work(settings) as (asks, trouble), err.status("waiting for the warehouse"):
         deadline = time.monotonic() + _DECIDED_S
@@ -691,13 +690,6 @@ def _options(settings: Settings, stage: str, tenant: str, given: list[str]) -> d
         except Invalid as problem:
             raise Stop(problem.detail) from None
     return options
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def _tell(stage: str, cost: Estimate, selected: Selected) -> None:

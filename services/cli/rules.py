@@ -14,7 +14,7 @@ from schemas.events import CallTranscribed, Evidence
 from services.assembly import Parts
 from services.cli.archive import newest
 from services.cli.console import Stop, err, out
-from services.cli.follow import states
+from services.cli.follow import named_call
 from services.cli.show import clock
 from services.enrich.conditions import Outcome
 from services.enrich.explain import Explanation, explain, try_examples
@@ -102,7 +102,8 @@ def explain_call(
     common, tenants = load_tenant_rules(_folder(rules, settings))
     event = _event(call, settings)
     chosen = tenants.get(event.tenant_id, common)
-    found = explain(chosen, ground(event, chosen, settings.enrich).facts)
+    text_model = Parts(settings).text_model
+    found = explain(chosen, ground(event, chosen, settings.enrich, text_model).facts)
     if only is not None:
         names = [each.name for each in found]
         found = [each for each in found if each.name == only]
@@ -177,11 +178,7 @@ def _event(call: str, settings: Settings) -> CallTranscribed:
     parts = Parts(settings)
     try:
         with asking(settings) as asks:
-            tenant, slash, call_id = call.partition("/")
-            if not slash or (
-                not states(asks, tenant, [call_id]) and states(asks, settings.tenant, [call])
-            ):
-                tenant, call_id = settings.tenant, call
+            tenant, call_id = named_call(settings, asks, call)
             event = newest(asks, parts.codec, tenant, call_id, CallTranscribed)
     finally:
         parts.close()

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from schemas.events import CallEnriched, CallTranscribed, Segment
 
 
+class Reviewed(NamedTuple):
+    """What people judged of a call."""
+
+    score: float | None = None
+    """That counts where there is a review, 0 to 100; None where none does."""
+    rows: Sequence[Mapping[str, Any]] = ()
+    """Of the view `call_reviews`."""
+
+    def of(self, criterion_id: str) -> Mapping[str, Any] | None:
+        """The review of the criterion; of the whole where it is ""."""
+        return next((row for row in self.rows if row["criterion_id"] == criterion_id), None)
+
+    def beside(self, enriched: CallEnriched | None) -> list[Mapping[str, Any]]:
+        """Reviews of criteria that the score of `enriched` does not have: they change nothing."""
+        score = None if enriched is None else enriched.score
+        names = ["", *(each.criterion_id for each in (score.criteria if score else ()))]
+        return [row for row in self.rows if row["criterion_id"] not in names]
+
+
+NOT_REVIEWED = Reviewed()
+
+
 def text(
     call: CallTranscribed,
     enriched: CallEnriched | None,
     alerts: Mapping[str, Mapping[str, str]] = {},
+    reviewed: Reviewed = NOT_REVIEWED,
 ) -> str:
     """For reading: who said what when, then what was found.
 
@@ -44,11 +67,15 @@ def text(
     if not call.segments:
         lines.append("nobody was heard to speak")
     if enriched is not None:
-        lines += ["", *_findings(enriched, alerts)]
+        lines += ["", *_findings(enriched, alerts, reviewed)]
+    elif told := _score(None, reviewed):
+        lines += ["", *told]
     return "\n".join(lines) + "\n"
 
 
-def _findings(call: CallEnriched, alerts: Mapping[str, Mapping[str, str]]) -> list[str]:
+def _findings(
+    call: CallEnriched, alerts: Mapping[str, Mapping[str, str]], reviewed: Reviewed
+) -> list[str]:
     lines = []
     for finding in call.findings:
         at = clock(finding.evidence.start_ms)
@@ -56,11 +83,7 @@ def _findings(call: CallEnriched, alerts: Mapping[str, Mapping[str, str]]) -> li
             f"{at}  {finding.kind.lower()} {finding.label} ({finding.role.lower()}): "
             f"“{finding.evidence.quote}”"
         )
-    if call.score is not None:
-        lines.append(f"score {call.score.value:.0f} of 100, by {call.score.scorecard}")
-        for criterion in call.score.criteria:
-            verdict = criterion.verdict.lower().replace("_", " ")
-            lines.append(f"  {verdict:>14}  {criterion.title}: {criterion.reason}")
+    lines += _score(call, reviewed)
     for alert in call.alerts:
         if raised := alerts.get(alert):
             lines.append(f"alert: {alert} ({raised['severity'].lower()}): {raised['title']}")
@@ -71,6 +94,43 @@ def _findings(call: CallEnriched, alerts: Mapping[str, Mapping[str, str]]) -> li
         lines.append(f"summary ({call.summary.method}):")
         lines += [f"  {sentence.text}" for sentence in call.summary.sentences]
     return lines
+
+
+def _score(call: CallEnriched | None, reviewed: Reviewed) -> list[str]:
+    """What counts, and beside it what was computed and who says otherwise."""
+    score, whole = None if call is None else call.score, reviewed.of("")
+    counts = reviewed.score if reviewed.rows else score and score.value
+    lines = []
+    if score is not None or whole is not None:
+        said = "no score: nothing applies" if counts is None else f"score {counts:.0f} of 100"
+        said += f", by {score.scorecard}" if score else ""
+        lines.append(said)
+    if reviewed.rows and score is not None and counts != score.value:
+        lines.append(f"  computed: {score.value:.0f}")
+    if whole is not None:
+        lines.append(f"  reviewed by {_told(whole)}")
+    for criterion in score.criteria if score else ():
+        row = reviewed.of(criterion.criterion_id)
+        verdict = verdict_of(criterion.verdict if row is None else row["verdict"])
+        lines.append(f"  {verdict:>14}  {criterion.title}: {criterion.reason}")
+        if row is not None:
+            computed = verdict_of(criterion.verdict)
+            lines.append(f"{'':18}computed {computed}, reviewed by {_told(row)}")
+    lines += [
+        f"  {verdict_of(row['verdict'])}, but the score has no criterion {row['criterion_id']}: "
+        f"reviewed by {_told(row)}"
+        for row in reviewed.beside(call)
+    ]
+    return lines
+
+
+def verdict_of(value: str) -> str:
+    """A verdict as people read it."""
+    return value.lower().replace("_", " ")
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return _one_line(f"{row['reviewed_by']}: {row['reason']}")
 
 
 def as_json(call: CallTranscribed, enriched: CallEnriched | None) -> str:

@@ -13,7 +13,16 @@ from typing import Any
 import msgspec
 
 from schemas.events import OriginalInput, ReplayRequested
-from schemas.topics import ALERTS, DEAD_LETTER, ENDED, ENRICHED, RECORDED, TRANSCRIBED
+from schemas.topics import (
+    ALERTS,
+    DEAD_LETTER,
+    ENDED,
+    ENRICHED,
+    NOTIFIED,
+    RECORDED,
+    REVIEWS,
+    TRANSCRIBED,
+)
 from services.dead_letters import DeadLetter
 from services.loopback import Asks, rows_of
 from services.runtime.codec import Codec
@@ -28,7 +37,7 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "ingest": (ENDED,),
     "transcribe": (RECORDED,),
     "enrich": (TRANSCRIBED,),
-    "sink": (ENDED, RECORDED, TRANSCRIBED, ENRICHED, ALERTS),
+    "sink": (ENDED, RECORDED, TRANSCRIBED, ENRICHED, ALERTS, REVIEWS, NOTIFIED),
 }
 
 # Most that one question to the warehouse is about.

@@ -103,11 +103,18 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "customer_sentiment_end", "customer_sentiment", "agent_sentiment", "summary",
         "summary_method", "summary_version", "summary_degraded", "keywords", "answered",
         "resolution", "statements_dropped", "llm_requests", "llm_prompt_tokens",
-        "llm_completion_tokens", "llm_seconds",
+        "llm_completion_tokens", "llm_seconds", "summary_pending",
     ),
     "alerts": (
         *_EVENT, "raised_at", "rule", "rule_version", "severity", "title", "reason",
         "suggested_action", "agent_id", "queue_id", *_EVIDENCE,
+    ),
+    "reviews": (
+        *_ROW, "criterion_id", "verdict", "score", "withdrawn", "reviewed_at", "reviewed_by",
+        "reason",
+    ),
+    "notifications": (
+        *_EVENT, "endpoint", "told_id", "record", "rule", "notified_at", "attempts", "answer",
     ),
     "renewals": _ROW,
     "calls_erased": ("tenant_id", "call_id", "event_id", "erased_at", "requested_by", "reason"),
@@ -131,7 +138,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _Record = (
     e.CallEnded | e.CallRecorded | e.CallTranscribed | e.CallEnriched | e.AlertRaised
-    | e.ReplayRequested | e.GenerationDecided | e.CallErased
+    | e.ReplayRequested | e.GenerationDecided | e.CallErased | e.CallReviewed
+    | e.CallNotified
 )  # fmt: skip
 # What an operator's note on a dead letter says when nobody is to look at it again.
 DROPPED = "dropped"
@@ -192,6 +200,10 @@ def basis_of(envelope: Envelope[Any]) -> int:
             basis = max(milliseconds(event.call_published_at or event.raised_at), event.revision)
         case e.ReplayRequested():
             basis = min(milliseconds(event.requested_at), _basis_of_input(envelope))
+        case e.CallReviewed():
+            basis = milliseconds(event.reviewed_at)
+        case e.CallNotified():
+            basis = max(milliseconds(event.call_published_at or event.notified_at), event.revision)
         case _:
             basis = timestamp
     return min(_held(basis), timestamp)
@@ -382,6 +394,10 @@ def _rows(about: About) -> Rows:
             rows = _replay(about, event)
         case e.GenerationDecided():
             rows = _decided(about, event)
+        case e.CallReviewed():
+            rows = _reviewed(about, event)
+        case e.CallNotified():
+            rows = _notified(about, event)
         case e.CallErased():
             rows = _erased(about, event)
         case _:
@@ -587,7 +603,7 @@ def _enriched(about: About, event: e.CallEnriched) -> Rows:
 def _told(summary: e.Summary | None) -> tuple[Any, ...]:
     """What an LLM judged, and what it took."""
     if summary is None:
-        return "", "", 0, 0, 0, 0, 0.0
+        return "", "", 0, 0, 0, 0, 0.0, False
     used = summary.usage or e.LlmUsage(
         requests=0, prompt_tokens=0, completion_tokens=0, seconds=0.0
     )
@@ -599,6 +615,7 @@ def _told(summary: e.Summary | None) -> tuple[Any, ...]:
         used.prompt_tokens,
         used.completion_tokens,
         _finite(used.seconds) or 0.0,
+        summary.pending,
     )
 
 
@@ -667,6 +684,37 @@ def _decided(about: About, event: e.GenerationDecided) -> Rows:
         event.reason,
     )
     return {"generations": row}
+
+
+def _reviewed(about: About, event: e.CallReviewed) -> Rows:
+    row = (
+        about.tenant,
+        about.call,
+        about.id,
+        about.basis,
+        event.criterion_id,
+        event.verdict,
+        event.score,
+        event.withdrawn,
+        milliseconds(event.reviewed_at),
+        event.reviewed_by,
+        event.reason,
+    )
+    return {"reviews": row}
+
+
+def _notified(about: About, event: e.CallNotified) -> Rows:
+    row = (
+        *about.event,
+        event.endpoint,
+        event.event_id,
+        event.record,
+        event.rule,
+        milliseconds(event.notified_at),
+        event.attempts,
+        event.answer,
+    )
+    return {"notifications": row}
 
 
 def _erased(about: About, event: e.CallErased) -> Rows:

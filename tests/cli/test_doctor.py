@@ -9,13 +9,17 @@ import sys
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from services.cli import gpu, speech
+from services.cli.doctor import Checked, checks
+from services.settings import load
 from services.transcribe.settings import TranscribeSettings
 from tests.transcribe import extra
+from tests.transcribe.endpoint import Reply, endpoint
 from tests.transcribe.whisper_model import build
 
 CARD = gpu.Card("NVIDIA L4", "570.86.15", 23_034, 1_024)
@@ -338,6 +342,90 @@ def test_versions_of_what_the_engine_needs_are_told() -> None:
     assert f"ctranslate2 {version('ctranslate2')}" in found.found
     assert "torch" not in found.found
     assert speech.versions(wants(engine="stub")).verdict == "ok"
+
+
+def test_engines_of_rules_and_fallbacks_are_looked_at_too(
+    machine: Machine, whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sense = {"engine": "sensevoice", "model_dir": tmp_path / "none"}
+    ruled = wants(
+        engine="faster-whisper", model_dir=whisper, rules=[{"name": "yue", **sense}], device="cuda"
+    )
+    found = speech.models(ruled)
+    assert found.verdict == "fail"
+    assert "transcribe.rules: rule 1 (yue), sensevoice: SenseVoice" in found.found
+    assert f"Whisper {whisper}" in found.found
+    machine.seen = TORCH
+    speech.gpus(ruled)
+    assert machine.asked_torch, "the rule's engine computes with it"
+
+    def without(name: str) -> str:
+        if name == "funasr":
+            raise PackageNotFoundError
+        return "1.0"
+
+    monkeypatch.setattr(speech, "version", without)
+    found = speech.versions(ruled)
+    assert found.verdict == "fail"
+    assert "rule 1 (yue), sensevoice: without funasr" in found.found
+    instead = wants(engine="faster-whisper", model_dir=whisper, fallbacks=["sensevoice"])
+    found = speech.versions(instead)
+    assert found.verdict == "warn", "it may never be needed"
+    assert "transcribe.fallbacks: sensevoice: without funasr" in found.found
+    twice = wants(
+        engine="stub", rules=[{"engine": "pocketsphinx"}], fallbacks=["pocketsphinx", "stub"]
+    )
+    assert [its.engine for its in speech.engines(twice).values()] == ["stub", "pocketsphinx"]
+
+
+def test_servers_of_rules_and_fallbacks_are_asked(tmp_path: Path) -> None:
+    with endpoint() as server:
+        settings = load().model_copy(update={"data_dir": tmp_path, "scratch": tmp_path})
+
+        def found() -> Checked:
+            asked = wants(engine="pocketsphinx", fallbacks=["openai"], endpoint=server.settings())
+            its = settings.model_copy(update={"transcribe": asked})
+            return next(it for it in checks(its) if it.what == "engine")
+
+        assert "for trying out only" in found().found
+        assert [it.is_silence for it in server.asked] == [True]
+        server.answer = lambda request: Reply(401)
+        told = found()
+    assert told.verdict == "warn"
+    assert "transcribe.fallbacks: openai: endpoint_refused: " in told.found
+
+
+def test_scratch_is_held_against_what_the_calls_at_work_take(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cards: list[gpu.Card] = []
+    monkeypatch.setattr(gpu, "cards", lambda: cards)
+    scratch = tmp_path / "scratch"
+    monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda folder: SimpleNamespace(free=5 << 30 if folder == scratch else 99 << 30),
+    )
+
+    def found(**transcribe: Any) -> Checked:
+        settings = load()
+        settings = settings.model_copy(
+            update={"data_dir": tmp_path, "scratch": scratch,
+                    "transcribe": TranscribeSettings(**transcribe)}
+        )  # fmt: skip
+        return next(it for it in checks(settings) if it.what == "scratch")
+
+    whisper = {"engine": "faster-whisper", "model_dir": tmp_path}
+    assert found(**whisper) == Checked(
+        "scratch", "ok",
+        f"{scratch}, 5.0 GiB free; 2 stereo calls of an hour at once take 0.9",
+    )  # fmt: skip
+    cards.append(CARD)
+    full = found(**whisper)
+    assert full.verdict == "warn"
+    assert "16 stereo calls of an hour at once take 6.9" in full.found
+    assert "CALLSTREAM_SCRATCH" in full.mend
+    assert found(**whisper, device="cpu").verdict == "ok"
+    assert found(engine="stub").verdict == "ok"
 
 
 @pytest.mark.parametrize(

@@ -155,15 +155,15 @@ def life_of(
     tenant, name = call.tenant_id, call.call_id
     revision = round((call.source_updated_at or call.occurred_at).timestamp() * 1000)
     about: dict[str, Any] = {"tenant_id": tenant, "call_id": name, "revision": revision}
+    ids = [f"{prefix}{kind}/{name}" for kind in ("ended", "recorded", "transcribed", "enriched",
+                                                 "alert")]  # fmt: skip
     steps = [
         call,
         replace(EXAMPLES["CallRecorded"]["happy"], call=call, **about),
         replace(EXAMPLES["CallTranscribed"]["happy"], call=call, **about),
-        replace(EXAMPLES["CallEnriched"]["happy"], call=call, **about),
+        replace(EXAMPLES["CallEnriched"]["happy"], call=call, transcript_id=ids[2], **about),
         replace(EXAMPLES["AlertRaised"]["angry-refund"], **about),
     ]
-    ids = [f"{prefix}{kind}/{name}" for kind in ("ended", "recorded", "transcribed", "enriched",
-                                                 "alert")]  # fmt: skip
     return [
         topics.send(
             step, id, generation=generation, time=time, causation_id=ids[n - 1] if n else None
