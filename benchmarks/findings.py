@@ -1,11 +1,15 @@
 """How right enrich is about what it finds: the labelled set held against `enrich_call`.
 
     python -m benchmarks.findings [--split dev|held_out|all] [--per trap|role] [--misses] [--json]
+                                  [--sentiment-model NAME_OR_FOLDER]
 
 samples/labelled/ holds segments and whole calls with what a careful supervisor would say of them;
 its README says how they are labelled. A segment is judged as a call of that one segment. What a
 label leaves open (`*_allowed`) counts neither for nor against. `--misses` lists what is wrong, of
 the half `dev` alone: whoever has seen the other half can no longer measure with it.
+`--sentiment-model` lets a text classifier of transformers judge how words feel, as the setting
+enrich.sentiment.model does; `--sentiment-labels` is what its labels are worth, where their names do
+not say it.
 """
 
 from __future__ import annotations
@@ -33,9 +37,11 @@ from schemas.events import (
 )
 from services.enrich.handler import enrich_call
 from services.enrich.rules import Rules, load_rules
-from services.enrich.sentiment import label
-from services.enrich.settings import EnrichSettings
+from services.enrich.sentiment import TextModel, label
+from services.enrich.sentiment_model import SentimentModel
+from services.enrich.settings import EnrichSettings, SentimentSettings
 from services.enrich.transcript_file import parse_transcript
+from services.runtime.errors import Transient
 from services.runtime.yaml_file import Item, read_yaml
 
 LABELLED = Path(__file__).resolve().parents[1] / "samples" / "labelled"
@@ -373,6 +379,10 @@ class Judge:
     rules: Rules
     settings: EnrichSettings
     strangers: Counter[str] = field(default_factory=Counter)
+    text_model: TextModel | None = None
+    """What judges how words feel; None: the lexicons."""
+    tellers: Counter[str] = field(default_factory=Counter)
+    """What told of the words of segments -> of how many."""
 
     def segment(self, item: LabelledSegment, known: LabelledSet) -> JudgedSegment:
         role = item.role.value.lower()
@@ -421,7 +431,11 @@ class Judge:
         )
 
     def _enrich(self, event: CallTranscribed) -> CallEnriched:
-        return enrich_call(event, event.call_id, self.rules, _NOW, self.settings)[0]
+        enriched, _ = enrich_call(
+            event, event.call_id, self.rules, _NOW, self.settings, text_model=self.text_model
+        )
+        self.tellers.update(each.engine for each in enriched.sentiments)
+        return enriched
 
     def _meet(self, kind: str, found: Iterable[str], known: Collection[str]) -> None:
         self.strangers.update(f"{kind} {each}" for each in set(found) - set(known))
@@ -448,6 +462,7 @@ def report(judge: Judge, known: LabelledSet, per: Sequence[str] = ()) -> dict[st
     calls = [judge.call(each, known) for each in known.calls]
     found: dict[str, Any] = {
         "rules_version": judge.rules.version,
+        "sentiment_by": {},
         "segments": _segments_report(segments, known),
         "segments_by_language": _by(
             segments, lambda each: each.item.language, lambda some: _brief(some, known)
@@ -463,6 +478,7 @@ def report(judge: Judge, known: LabelledSet, per: Sequence[str] = ()) -> dict[st
     }
     for name in per:
         found[f"segments_by_{name}"] = _by(segments, keys[name], lambda some: _brief(some, known))
+    found["sentiment_by"] = dict(sorted(judge.tellers.items()))
     found["not_in_the_set"] = dict(sorted(judge.strangers.items()))
     found["misses"] = [
         *(miss for each in segments for miss in _segment_misses(each)),
@@ -602,7 +618,8 @@ def _wrong(**kinds: Right) -> list[str]:
 
 def as_text(found: Mapping[str, Any], misses: bool = False) -> str:
     """The report for people."""
-    lines = [f"rules {found['rules_version']}"]
+    tellers = ", ".join(f"{name} ({n} segments)" for name, n in found["sentiment_by"].items())
+    lines = [f"rules {found['rules_version']}, sentiment by {tellers}"]
     for kind in ("emotions", "topics"):
         lines += _class_table(f"segments, {kind}", found["segments"][kind])
     lines += _confusion_lines("segments, sentiment", found["segments"]["sentiment"])
@@ -721,10 +738,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rules", type=Path, action="append", default=[], metavar="FOLDER",
                         help="laid over the built-in rules")  # fmt: skip
+    parser.add_argument("--sentiment-model", default="", metavar="NAME_OR_FOLDER",
+                        help="a text classifier that judges how words feel")  # fmt: skip
+    parser.add_argument("--sentiment-labels", type=json.loads, default={}, metavar="JSON",
+                        help='what its labels are worth, as {"LABEL_0": -1}')  # fmt: skip
+    parser.add_argument("--sentiment-device", default="auto", metavar="DEVICE")
     options = parser.parse_args(arguments)
     if options.misses and options.split == HELD_OUT:
         parser.error(f"--misses: what is wrong in {HELD_OUT} is not listed; use --split {DEV}")
     judge = Judge(load_rules(*options.rules), EnrichSettings())
+    if options.sentiment_model:
+        try:
+            wanted = SentimentSettings(
+                model=options.sentiment_model,
+                labels=options.sentiment_labels,
+                device=options.sentiment_device,
+            )
+            judge.text_model = SentimentModel(wanted)
+        except (ValueError, Transient) as error:
+            parser.error(f"--sentiment-model: {error}")
     found = report(judge, load_labelled().of(options.split), options.per)
     found = {"split": options.split, **found}
     if options.json:

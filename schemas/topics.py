@@ -115,7 +115,7 @@ TOPICS: tuple[Topic, ...] = (
         "ReplayRequested",
         "One stage is to run again for one call.",
         ("replay command", "ingest", "transcribe"),
-        ("ingest", "transcribe", "enrich", "sink"),
+        _STAGES,
         retention_ms=7 * DAY_MS,
     ),
     Topic(
@@ -146,7 +146,7 @@ TOPICS: tuple[Topic, ...] = (
         "CallErased",
         "Everything held about a call is to be forgotten.",
         ("erase command",),
-        ("sink",),
+        ("notify", "sink"),
         cleanup="compact",
     ),
     *(_retry(tier) for tier in RETRY_TIERS),

@@ -16,14 +16,18 @@ from services.enrich.handler import stage as enrich_stage
 from services.enrich.handler import summary_stage
 from services.enrich.insight import Insight
 from services.enrich.rules import Rules, load_tenant_rules
+from services.enrich.sentiment_model import SentimentModel
 from services.ingest.handler import stage as ingest_stage
+from services.notify.endpoints import Endpoint, load_endpoints
+from services.notify.handler import PREFIX, sources_of
+from services.notify.handler import stage as notify_stage
 from services.runtime.codec import Codec, FolderRegistry, Registry
 from services.runtime.kafka_log import KafkaLog, Statistics
 from services.runtime.kafka_view import KafkaView
 from services.runtime.log import Log, LogView, OffsetGone, TopicPartition
 from services.runtime.objects import DirectoryObjects, Objects, S3Objects
 from services.runtime.observe import Observer, logger
-from services.runtime.process import topics_of
+from services.runtime.process import RETRY_TOPICS, topics_of
 from services.runtime.registry import HttpRegistry
 from services.runtime.sqlite_log import SqliteLog, SqliteView
 from services.runtime.stage import Stage, utc_now
@@ -35,8 +39,9 @@ from services.transcribe.handler import stage as transcribe_stage
 from services.watch import Watch
 
 STAGES = ("ingest", "transcribe", "enrich", "sink")
-"""The services, each with a stage of its name."""
-# What each stage reads, retry tiers aside.
+"""The stages that every call passes, each a service of its own."""
+SERVICES = ("ingest", "transcribe", "enrich", "notify", "sink")
+# What each stage reads, retry tiers aside; `Parts.sources` knows those of endpoints too.
 SOURCES: dict[str, tuple[str, ...]] = {
     "ingest": (ENDED,),
     "transcribe": (RECORDED,),
@@ -98,9 +103,15 @@ class Parts:
 
     @cached_property
     def insight(self) -> Insight | None:
-        """What asks a language model; None where none is set."""
+        """What asks a language model; None where none is set. One in this process is loaded."""
         llm = self.settings.enrich.llm
-        return None if llm.url is None else Insight(llm, self.objects if llm.cache else None)
+        return Insight(llm, self.objects if llm.cache else None) if llm.is_set else None
+
+    @cached_property
+    def text_model(self) -> SentimentModel | None:
+        """What tells how words feel, loaded once for all stages; None where none is set."""
+        wanted = self.settings.enrich.sentiment
+        return SentimentModel(wanted) if wanted.model else None
 
     @cached_property
     def warehouse(self) -> Warehouse:
@@ -127,33 +138,48 @@ class Parts:
         """The consumer group of a stage."""
         return f"callstream.{stage}"
 
+    @cached_property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """Stage -> the endpoint that it tells. Raises FileError."""
+        return {f"{PREFIX}{each.name}": each for each in load_endpoints(self.settings.notify)}
+
     def stages_of(self, service: str) -> tuple[str, ...]:
         """The stages that run where the service does."""
-        if service == "enrich" and self.settings.enrich.llm.url is not None:
+        if service == "notify":
+            return tuple(self.endpoints)
+        if service == "enrich" and self.settings.enrich.llm.is_set:
             return "enrich", "summarize"
         return (service,)
 
     @cached_property
     def stages(self) -> tuple[str, ...]:
         """Every stage that these settings have work for, in the order of a call."""
-        return tuple(stage for service in STAGES for stage in self.stages_of(service))
+        return tuple(stage for service in SERVICES for stage in self.stages_of(service))
+
+    def sources(self, stage: str) -> tuple[str, ...]:
+        """The topics that the stage reads, retry tiers and requests to replay aside."""
+        endpoint = self.endpoints.get(stage)
+        return SOURCES[stage] if endpoint is None else sources_of(endpoint)
 
     def stage(self, name: str) -> Stage:
         """The stage of that name over these parts; may take long where it loads a model."""
+        if (endpoint := self.endpoints.get(name)) is not None:
+            return notify_stage(endpoint, self.objects, self.settings.notify)
         return _MAKERS[name](self)
 
     def watch(self, names: Collection[str]) -> Watch:
         """What measures the lag of the stages `names`; beside the sink, the dead letters too."""
         reads = {
-            name: (self.group(name), tuple(dict.fromkeys((*SOURCES[name], REPLAY))))
+            name: (self.group(name), tuple(dict.fromkeys((*self.sources(name), REPLAY))))
             for name in names
         }
         return Watch(self.view, self.observer, reads, self.stages if "sink" in names else ())
 
     def expire(self, view: SqliteView) -> int:
         """Let go of what the catalogue keeps no longer and every stage has read; how much went."""
+        reads = {name: {*self.sources(name), REPLAY, *RETRY_TOPICS} for name in self.stages}
         readers = {
-            topic.name: [self.group(name) for name in self.stages if name in topic.consumers]
+            topic.name: [self.group(name) for name in self.stages if topic.name in reads[name]]
             for topic in TOPICS
         }
         return view.expire(round(time.time() * 1000), readers=readers)
@@ -171,7 +197,7 @@ class Parts:
         lags = {}
         for name in self.stages:
             read = self.view.committed(self.group(name))
-            for topic in SOURCES[name]:
+            for topic in self.sources(name):
                 lags[name, topic] = sum(
                     # The ends were asked before: the stage may have gone past them.
                     max(0, end - read.get(TopicPartition(topic, part), first))
@@ -243,14 +269,29 @@ def _gone(gone: OffsetGone) -> None:
 
 def _enrich(parts: Parts) -> Stage:
     rules, tenants = parts.rules
-    return enrich_stage(parts.settings.enrich, rules, tenant_rules=tenants, insight=parts.insight)
+    return enrich_stage(
+        parts.settings.enrich,
+        rules,
+        tenant_rules=tenants,
+        insight=parts.insight,
+        text_model=parts.text_model,
+    )
 
 
 def _summarize(parts: Parts) -> Stage:
     rules, tenants = parts.rules
     if parts.insight is None:
-        raise ValueError("enrich.llm.url is not set, and without a model there is no summarize")
-    return summary_stage(parts.settings.enrich, rules, parts.insight, tenant_rules=tenants)
+        raise ValueError(
+            "neither enrich.llm.url nor enrich.llm.in_process is set, and without a model there is "
+            "no summarize"
+        )
+    return summary_stage(
+        parts.settings.enrich,
+        rules,
+        parts.insight,
+        tenant_rules=tenants,
+        text_model=parts.text_model,
+    )
 
 
 def project_root() -> Path:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -174,7 +175,10 @@ _TELLING: Mapping[str, Sequence[str]] = {
         "engine", "model", "model_dir", "language", "task", "chinese", "diarizer",
         "diarizer_model", "vocabulary_dir",
     ),
-    "enrich": ("rules_dir", "trial_rules_dir"),
+    "enrich": (
+        "rules_dir", "trial_rules_dir", "sentiment.model", "sentiment.revision",
+        "sentiment.labels", "sentiment.languages", "llm.in_process", "llm.model",
+    ),
 }  # fmt: skip
 
 
@@ -183,7 +187,7 @@ def in_use(settings: Settings) -> dict[str, dict[str, Any]]:
     told: dict[str, dict[str, Any]] = {}
     for name, keys in _TELLING.items():
         section = getattr(settings, name)
-        values = {key: getattr(section, key) for key in keys}
+        values = {key: attrgetter(key)(section) for key in keys}
         told[name] = {
             key: str(value.absolute()) if isinstance(value, Path) else value
             for key, value in values.items()

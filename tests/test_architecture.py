@@ -19,10 +19,11 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if "__pycache__" not in path.parts
 )
-STAGES = ("ingest", "transcribe", "enrich", "sink")
+STAGES = ("ingest", "transcribe", "enrich", "notify", "sink")
 
 # Each is imported in one file; whoever needs it goes through that file.
 HOME_OF = {
+    "apprise": {"services/notify/chat.py"},
     # One decodes what comes in, the other encodes as telephones do.
     "av": {"services/evaluation/telephony.py", "services/runtime/audio.py"},
     "chdb": {"services/sink/warehouse.py"},
@@ -44,17 +45,21 @@ HOME_OF = {
         "services/transcribe/faster_whisper_engine.py",
         "services/transcribe/whisper.py",
     },
-    # One fetches models; the doctor looks for what is there.
+    # Two fetch models; the doctor looks for what is there.
     "huggingface_hub": {
         "services/cli/speech.py",
+        "services/enrich/transformer.py",
         "services/transcribe/faster_whisper_engine.py",
     },
     # A client of its own has each who speaks HTTP: recordings, language models, schemas, the demo's
-    # platform; the speech engine only names the errors of its hub.
+    # platform. The endpoints take its certificate authorities, and who loads models of a hub asks
+    # whether it answers.
     "httpx": {
         "services/enrich/llm.py",
+        "services/enrich/transformer.py",
         "services/ingest/fetch.py",
         "services/loopback.py",
+        "services/notify/endpoints.py",
         "services/runtime/registry.py",
         "services/transcribe/faster_whisper_engine.py",
         "services/transcribe/openai_engine.py",
@@ -76,7 +81,9 @@ HOME_OF = {
     "typer": {
         "services/cli/__main__.py",
         "services/cli/eval.py",
+        "services/cli/notifications.py",
         "services/cli/replay.py",
+        "services/cli/review.py",
         "services/cli/rules.py",
         "services/cli/schemas.py",
         "services/cli/topics.py",

@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.topics import REPLAY, RETRY_TIERS
-from services.assembly import SOURCES, Parts
+from services.assembly import Parts
 from services.loopback import asking, health_url, readiness, rows_of
 from services.runtime import headers as h
 from services.runtime.errors import Transient
@@ -276,7 +276,10 @@ class Looker:
         for letter in self._letters.unsettled():
             letters[letter.stage].append((letter.at_ms, letter.reason))
         return _LogSaid(
-            {name: self._lags.of(group(name), (*_live(name), REPLAY)) for name in stages},
+            {
+                name: self._lags.of(group(name), (*_live(self._parts.sources(name)), REPLAY))
+                for name in stages
+            },
             rates,
             list(_tiers(view, {name: view.committed(group(name)) for name in stages})),
             letters,
@@ -284,14 +287,15 @@ class Looker:
 
     def _sample(self, view: LogView) -> _Sample:
         have = view.partitions()
-        topics = {topic for name in self._parts.stages for topic in _live(name) if topic in have}
+        live = {name: _live(self._parts.sources(name)) for name in self._parts.stages}
+        topics = {topic for topics in live.values() for topic in topics if topic in have}
         ends = {topic: view.ends(topic) for topic in topics}
         finished, written = {}, {}
         for name in self._parts.stages:
             read = view.committed(self._parts.group(name))
             places = [
                 (read.get(TopicPartition(topic, part), first), end)
-                for topic in topics.intersection(_live(name))
+                for topic in topics.intersection(live[name])
                 for part, (first, end) in ends[topic].items()
             ]
             finished[name] = sum(at for at, _ in places)
@@ -299,9 +303,9 @@ class Looker:
         return _Sample(time.monotonic(), finished, written)
 
 
-def _live(stage: str) -> tuple[str, ...]:
-    """The topics whose lag is that of the stage."""
-    return tuple(topic for topic in SOURCES[stage] if topic not in (*_TIERS, REPLAY))
+def _live(sources: Iterable[str]) -> tuple[str, ...]:
+    """Those whose lag is that of a stage."""
+    return tuple(topic for topic in sources if topic not in (*_TIERS, REPLAY))
 
 
 def _tiers(view: LogView, read: Mapping[str, Mapping[TopicPartition, int]]) -> Iterator[Tier]:
@@ -334,7 +338,7 @@ def _stage(
     if log is None:
         return status
     lags = log.lags[name]
-    status.lag = sum(lags[topic] for topic in _live(name) if topic in lags)
+    status.lag = sum(lags[topic] for topic in _live(lags))
     status.replay_lag = lags.get(REPLAY, 0)
     status.handled_per_s, status.arriving_per_s = log.rates[name]
     gain = status.handled_per_s - status.arriving_per_s

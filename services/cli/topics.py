@@ -18,6 +18,7 @@ from services.settings import load
 
 topics_app = typer.Typer(help="The topics: what they hold, made, checked, and read again.")
 
+
 @topics_app.callback(invoke_without_command=True)
 def show(context: typer.Context) -> None:
     """The topics: what each carries, how many messages, and how far each stage has read."""

@@ -23,7 +23,7 @@ from services.enrich.insight import Insight
 from services.enrich.keywords import keywords
 from services.enrich.rules import Rules
 from services.enrich.score import Judgement, asked, score
-from services.enrich.sentiment import course
+from services.enrich.sentiment import TextModel, course
 from services.enrich.settings import OPTIONS, EnrichSettings, trial_rules
 from services.enrich.summary import summarize
 from services.enrich.trials import Trials
@@ -38,14 +38,15 @@ def enrich_call(
     settings: EnrichSettings,
     insight: Insight | None = None,
     *,
+    text_model: TextModel | None = None,
     replay: bool = False,
     pending: bool = False,
 ) -> tuple[CallEnriched, list[AlertRaised]]:
-    """Everything enrich says of a call. Without `insight` pure: the same arguments give an equal
-    result. `pending` says of its summary that a language model's is to follow. Raises Transient
-    where a language model is away and is to be waited for.
+    """Everything enrich says of a call. Without `insight` and `text_model` pure: the same arguments
+    give an equal result. `pending` says of its summary that a language model's is to follow. Raises
+    Transient where a language model is away and is to be waited for.
     """
-    known = ground(event, rules, settings)
+    known = ground(event, rules, settings, text_model, replay=replay)
     segments, heard, facts, shown = known.segments, known.heard, known.facts, known.shown
     doubtful = {s.segment_id for s in segments if Flag.LOW_CONFIDENCE in s.flags}
     alerts = raise_alerts(rules.rules, facts, event, doubtful, now)
@@ -109,8 +110,11 @@ def stage(
     clock: Callable[[], datetime] = utc_now,
     tenant_rules: Mapping[str, Rules] | None = None,
     insight: Insight | None = None,
+    text_model: TextModel | None = None,
 ) -> Stage:
     """Enrich transcripts by `rules`, or by those of the call's tenant where it has its own.
+
+    `text_model` tells how words feel, where it is given, and the lexicons where it cannot.
 
     With `insight` a language model writes the summary too. Of a live call what needs no model is
     said at once, and the summary asked for of `summary_stage`: no alert waits for a model. A replay
@@ -119,7 +123,7 @@ def stage(
     A replay may ask for rules to try; without side effects its alerts are named and not raised.
     """
     own = dict(tenant_rules or {})
-    at_once = 2 * settings.llm.concurrency
+    at_once = 2 * settings.llm.requests_at_once
     trials = Trials(settings.rules_dir, settings.trial_rules_dir)
 
     def handle(envelope: Envelope[Any]) -> list[Output]:
@@ -135,6 +139,7 @@ def stage(
             now,
             settings,
             insight if replay else None,
+            text_model=text_model,
             replay=replay,
             pending=insight is not None and not replay,
         )
@@ -184,6 +189,7 @@ def summary_stage(
     insight: Insight,
     clock: Callable[[], datetime] = utc_now,
     tenant_rules: Mapping[str, Rules] | None = None,
+    text_model: TextModel | None = None,
 ) -> Stage:
     """Enrich live calls once more, with the summary that `insight` makes of them."""
     own = dict(tenant_rules or {})
@@ -197,6 +203,7 @@ def summary_stage(
             clock(),
             settings,
             insight,
+            text_model=text_model,
         )
         return [Output(enriched)]
 
@@ -205,5 +212,5 @@ def summary_stage(
         sources=(SUMMARIES,),
         targets=(ENRICHED,),
         handle=each(handle),
-        workers=2 * settings.llm.concurrency,
+        workers=2 * settings.llm.requests_at_once,
     )

@@ -45,12 +45,14 @@ from services.enrich.llm import (
     Away,
     ChatModel,
     Circuit,
+    LanguageModel,
     LlmFailure,
     Message,
     Spent,
     TooLong,
     Unusable,
 )
+from services.enrich.local_llm import LocalModel
 from services.enrich.score import Judgement
 from services.enrich.settings import LlmSettings
 from services.enrich.summary import METHOD, VERSION
@@ -113,7 +115,8 @@ class _Call:
 
 
 class Insight:
-    """What one language model says of calls. Thread-safe; nothing is asked when it is made."""
+    """What one language model says of calls. Thread-safe; nothing is asked when it is made, though
+    one that runs in this process is loaded then."""
 
     def __init__(
         self,
@@ -123,22 +126,25 @@ class Insight:
         tenant_prompts: Mapping[str, Prompts] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        model: ChatModel | None = None,
+        model: LanguageModel | None = None,
     ) -> None:
         """`objects` keep the answers; without, none is kept. `clock` and `sleep` are of seconds.
 
-        Raises ValueError for a setting that cannot be used, and FileError for a prompt file that
-        cannot, where no `prompts` are given.
+        Raises ValueError for a setting that cannot be used, Transient for a model that cannot be
+        had now, and FileError for a prompt file that cannot be used, where no `prompts` are given.
         """
         self._settings, self._objects, self._clock = settings, objects, clock
         if prompts is None:
             prompts, tenant_prompts = load_tenant_prompts(settings.prompts_dir)
         self._prompts, self._tenants = prompts, dict(tenant_prompts or {})
-        self._model = model or ChatModel(settings, clock, sleep)
-        self._circuit = Circuit(settings.away_calls, settings.away_pause_s, clock)
         for each in (prompts, *self._tenants.values()):
             for prompt in each.values():
                 self._room(_Task.summary(prompt))
+        if model is None:
+            here = settings.in_process
+            model = LocalModel(settings, clock) if here else ChatModel(settings, clock, sleep)
+        self._model: LanguageModel = model
+        self._circuit = Circuit(settings.away_calls, settings.away_pause_s, clock)
 
     def summarize(
         self,
@@ -170,7 +176,7 @@ class Insight:
         except LlmFailure as failure:
             self._failed(call, failure)
             logger("enrich").warning(
-                "a summary is extractive", url=self._model.url, reason=failure.reason,
+                "a summary is extractive", where=self._model.where, reason=failure.reason,
                 why=failure.detail,
             )  # fmt: skip
             lesser = fallback or Summary(method=METHOD, version=VERSION, sentences=[])
@@ -208,7 +214,7 @@ class Insight:
         except LlmFailure as failure:
             self._failed(call, failure)
             logger("enrich").warning(
-                "criteria are not judged", url=self._model.url, reason=failure.reason,
+                "criteria are not judged", where=self._model.where, reason=failure.reason,
                 why=failure.detail,
             )  # fmt: skip
             missing = Judgement(Verdict.UNKNOWN, f"not judged: {failure}")
@@ -218,7 +224,7 @@ class Insight:
             if note.kind in questions and note.kind not in found:
                 verdict = Verdict(note.verdict.upper())
                 reason = note.text or "nothing of it is said"
-                found[note.kind] = Judgement(verdict, reason, note.evidence, self._settings.model)
+                found[note.kind] = Judgement(verdict, reason, note.evidence, self._model.name)
         untold = Judgement(
             Verdict.UNKNOWN, "the model gives no verdict that rests on what was said"
         )
@@ -284,7 +290,12 @@ class Insight:
             self._objects,
             tenant_id,
             call_id,
-            {"model": its.model, "extra": its.extra, "seed": its.seed, "enforce": its.enforce},
+            {
+                "model": self._model.name,
+                "extra": its.extra,
+                "seed": its.seed,
+                "enforce": its.enforce,
+            },
         )
 
     def _prompt(self, tenant_id: str, tag: str) -> Prompt:
@@ -322,10 +333,10 @@ class Insight:
             try:
                 self._model.probe()
             except (Away, Spent) as away:
-                raise Transient(away.reason, f"{self._model.url} {away.detail}") from failure
+                raise Transient(away.reason, f"{self._model.where} {away.detail}") from failure
             self._circuit.answered()
             return True
-        raise Transient(failure.reason, f"{self._model.url}: {failure.detail}") from failure
+        raise Transient(failure.reason, f"{self._model.where}: {failure.detail}") from failure
 
     # Requests
 
@@ -501,7 +512,7 @@ class Insight:
             raise Unusable("llm_groundless", "no sentence of the summary quotes what was said")
         verdicts = {note.kind: note.verdict.upper() for note in notes if note.verdict}
         return Summary(
-            method=self._settings.model,
+            method=self._model.name,
             version=call.prompt.version,
             sentences=[
                 SummarySentence(text=note.text, evidence=together(note.evidence))

@@ -1,4 +1,4 @@
-"""A language model of a server that chats as OpenAI's does: POST <url>/chat/completions.
+"""What is asked of a language model, and one of a server: POST <url>/chat/completions.
 
 Served that way are models by vLLM, Ollama, llama.cpp and OpenAI itself. The server is a dependency
 of ours, and what it answers is not trusted: an answer is read up to a size and a time.
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import httpcore
 import httpx
@@ -112,6 +112,35 @@ class Reply:
     text: str
     form: str
     """In which form it was asked for: json_schema, json_object or text."""
+
+
+class LanguageModel(Protocol):
+    """One model, wherever it runs. Thread-safe."""
+
+    @property
+    def name(self) -> str:
+        """What is told of who made a summary."""
+
+    @property
+    def where(self) -> str:
+        """For the log."""
+
+    def ask(
+        self,
+        messages: Sequence[Message],
+        schema: Mapping[str, Any],
+        tokens: int,
+        allowance: Allowance,
+        replay: bool = False,
+    ) -> Reply:
+        """What the model answers to `messages`, asked for JSON of that schema.
+
+        `tokens` is what they are held to take. Counts what it takes on `allowance`. Raises
+        LlmFailure; of a replay NotYet, where live calls take all of its time.
+        """
+
+    def probe(self) -> None:
+        """Raises Away where it answers nothing, whatever is asked."""
 
 
 @dataclass(slots=True)
@@ -242,6 +271,23 @@ class Circuit:
             self._in_a_row = 0
 
 
+@contextmanager
+def turn(slots: Slots, allowance: Allowance, replay: bool) -> Iterator[None]:
+    """Raises Spent where none is free while the call may take; of a replay NotYet: it waits."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(slots.taken(replay=replay, most_s=allowance.left_s))
+        except TimeoutError:
+            if replay:
+                raise NotYet(
+                    "llm_busy", "live calls took every request for enrich.llm.call_s"
+                ) from None
+            raise Spent(
+                "llm_time", "enrich.llm.call_s went by while other calls were asked for"
+            ) from None
+        yield
+
+
 class ChatModel:
     """One model of a server. Thread-safe; nothing is asked of the server when it is made."""
 
@@ -272,7 +318,8 @@ class ChatModel:
                     f"enrich.llm.ca_file={str(settings.ca_file)!r}: {error}"
                 ) from error
         self._settings, self._clock, self._sleep, self._jitter = settings, clock, sleep, jitter
-        self.url = f"{settings.url}/chat/completions"
+        self.name = settings.model
+        self.where = self.url = f"{settings.url}/chat/completions"
         try:
             httpx.URL(self.url).host.encode("idna")
         except (httpx.InvalidURL, ValueError) as error:
@@ -417,7 +464,7 @@ class ChatModel:
             raise Away(
                 "llm_busy", f"the server asks for {wait_s:.0f} s without requests", after_s=wait_s
             )
-        with self._slot(allowance, replay):
+        with turn(self._slots, allowance, replay):
             begun = self._clock()
             limit_s = min(self._settings.timeout_s, allowance.left_s)
             read = written = 0
@@ -434,22 +481,6 @@ class ChatModel:
                 allowance.took(seconds, tokens + self._settings.answer_tokens, read, written)
         allowance.answered = True
         return completion.usable()
-
-    @contextmanager
-    def _slot(self, allowance: Allowance, replay: bool) -> Iterator[None]:
-        """Raises Spent where none is free while the call may take; of a replay NotYet: it waits."""
-        with ExitStack() as held:
-            try:
-                held.enter_context(self._slots.taken(replay=replay, most_s=allowance.left_s))
-            except TimeoutError:
-                if replay:
-                    raise NotYet(
-                        "llm_busy", "live calls took every request for enrich.llm.call_s"
-                    ) from None
-                raise Spent(
-                    "llm_time", "enrich.llm.call_s went by while other calls were asked for"
-                ) from None
-            yield
 
     # Over HTTP
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Protocol
 
 from schemas.events import (
     CoursePoint,
@@ -69,6 +70,36 @@ SENTIMENT_METRICS = {
 """What comes after `<role>_` -> what it is, of every metric of sentiment."""
 
 
+class TextModel(Protocol):
+    """A model that tells how words feel. Thread-safe."""
+
+    @property
+    def name(self) -> str:
+        """What it is known by, with its revision: the engine of what it tells."""
+
+    def reads(self, language: str) -> bool:
+        """Whether it knows that language (BCP 47); und: nobody knows which it is."""
+
+    def scores(self, texts: Sequence[str], *, replay: bool = False) -> list[float | None]:
+        """What each text feels like, -1.0 to 1.0; None of one that it tells nothing of.
+
+        May raise anything: what a library raises where it fails.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a model says of the words of segments."""
+
+    engine: str
+    scores: Mapping[int, float]
+    """Segment id -> -1.0 to 1.0. Of others the lexicons tell."""
+
+
+NOT_JUDGED = Judged(ENGINE, {})
+"""The lexicons tell of every segment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sentiment:
     """-1.0 (negative) to 1.0 (positive), over the speech of one role."""
@@ -91,6 +122,38 @@ def fused(text: float | None, voice: float | None) -> float | None:
     return text if voice is None else round(TEXT_WEIGHT * text + VOICE_WEIGHT * voice, 4)
 
 
+def judged_by(
+    model: TextModel,
+    segments: Sequence[Segment],
+    said: Collection[int],
+    language: str,
+    *,
+    replay: bool = False,
+) -> Judged:
+    """What `model` says of the segments in `said`, as far as it reads their language.
+
+    `language` is that of segments which do not tell theirs. Raises whatever the model raises.
+    """
+    asked = [
+        segment
+        for segment in segments
+        if segment.segment_id in said and model.reads(_spoken(segment, language))
+    ]
+    scores = model.scores([segment.text for segment in asked], replay=replay)
+    return Judged(
+        model.name,
+        {
+            segment.segment_id: score
+            for segment, score in zip(asked, scores, strict=True)
+            if score is not None
+        },
+    )
+
+
+def _spoken(segment: Segment, language: str) -> str:
+    return segment.language if segment.language not in ("", "und") else language
+
+
 def sentiments(
     segments: Sequence[Segment],
     matches: Mapping[int, Sequence[Match]],
@@ -98,20 +161,22 @@ def sentiments(
     languages: Collection[str],
     language: str,
     speech_engine: str = "speech engine",
+    judged: Judged = NOT_JUDGED,
 ) -> list[SegmentSentiment]:
     """One per segment of a human.
 
     Words are known where they are trusted (the segment is in `said`) and the lexicons know the
-    language; the voice where a voice was heard and the speech engine, `speech_engine`, tells how it
-    sounds. UNKNOWN, with score 0.0, where neither is known; NEUTRAL where there are words and no
-    emotion. `languages` are the primary tags the lexicons cover, `language` that of segments which
-    do not tell theirs.
+    language, or a model has `judged` them: it counts in place of the lexicons then. The voice is
+    known where one was heard and the speech engine, `speech_engine`, tells how it sounds. UNKNOWN,
+    with score 0.0, where neither is known; NEUTRAL where there are words and no emotion.
+    `languages` are the primary tags the lexicons cover, `language` that of segments which do not
+    tell theirs.
     """
     found: list[SegmentSentiment] = []
     for segment in segments:
         if segment.role in NOT_HUMAN:
             continue
-        spoken = segment.language if segment.language not in ("", "und") else language
+        spoken = _spoken(segment, language)
         score = sum(
             match.found.polarity * match.factor
             for match in matches.get(segment.segment_id, ())
@@ -120,10 +185,12 @@ def sentiments(
         score = round(max(-1.0, min(1.0, score)), 4)
         covered = spoken in ("", "und") or spoken.split("-")[0].lower() in languages
         known = segment.segment_id in said and (covered or score != 0.0)
-        text = score if known else None
+        text, teller = score if known else None, ENGINE
+        if segment.segment_id in said and segment.segment_id in judged.scores:
+            text, teller = judged.scores[segment.segment_id], judged.engine
         voice = None if NOT_HEARD & set(segment.flags) else VOICE_SCORES[segment.emotion]
         both = fused(text, voice)
-        told = [ENGINE] if text is not None else []
+        told = [teller] if text is not None else []
         if voice is not None:
             told.append(f"voice:{speech_engine}")
         found.append(

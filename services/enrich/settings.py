@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -26,8 +26,64 @@ OWN_FIELDS = frozenset(
 )  # fmt: skip
 
 
+_DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,2})?)$"
+_REVISION = "Branch, tag or commit of a model of the hub; empty: its newest."
+
+
+class SentimentSettings(BaseModel):
+    """A text classifier of transformers that tells how words feel, in this process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(
+        default="",
+        description="Hub name, or folder, of a model that classifies text by sentiment or emotion. "
+        "Empty: the lexicons alone tell how words feel.",
+    )
+    revision: str = Field(default="", pattern=r"^[A-Za-z0-9._/-]*$", description=_REVISION)
+    device: str = Field(
+        default="auto",
+        pattern=_DEVICE,
+        description="cpu, cuda or cuda:1; auto: a GPU where there is one.",
+    )
+    batch: int = Field(
+        default=16, ge=1, le=1_024, description="Texts judged at once: memory grows with it."
+    )
+    labels: dict[str, Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description="Label of the model -> what it is worth, -1.0 (negative) to 1.0 (positive), as "
+        'JSON: {"LABEL_0": -1, "LABEL_1": 1}. Needed for labels that are not known by name.',
+    )
+    languages: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]] = Field(
+        default_factory=list,
+        description='Languages the model reads, as JSON: ["en", "zh"]. Segments in another are '
+        "told by the lexicons. Empty: all.",
+    )
+    max_characters: int = Field(
+        default=20_000,
+        ge=100,
+        le=1_000_000,
+        description="A segment with more is told by the lexicons.",
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _is_bare(cls, model: str) -> str:
+        return model.strip()
+
+    @model_validator(mode="after")
+    def _belongs(self) -> SentimentSettings:
+        if not self.model and (self.labels or self.languages):
+            raise ValueError(
+                "enrich.sentiment.model is not set, and enrich.sentiment.labels and .languages say "
+                "something of it; name the model, or unset them"
+            )
+        return self
+
+
 class LlmSettings(BaseModel):
-    """A server that chats as OpenAI's does: vLLM, Ollama, llama.cpp, or OpenAI's own."""
+    """A language model: of a server that chats as OpenAI's does (vLLM, Ollama, llama.cpp, or
+    OpenAI's own), or one that transformers runs in this process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +91,11 @@ class LlmSettings(BaseModel):
         default=None,
         pattern=r"^https?://[!-~]+$",
         description="The server with the path that comes before /chat/completions, such as "
-        "http://gpu-1:8000/v1. Unset: summaries are extractive.",
+        "http://gpu-1:8000/v1. Unset, and in_process too: summaries are extractive.",
+    )
+    in_process: bool = Field(
+        default=False,
+        description="Whether transformers runs the model in this process, in place of a server.",
     )
     api_key: SecretStr = Field(
         default=SecretStr(""), description="Sent as a bearer token; empty: none is sent."
@@ -43,7 +103,18 @@ class LlmSettings(BaseModel):
     ca_file: Path | None = Field(
         default=None, description="Certificates (PEM) by which the server is known, beside others."
     )
-    model: str = Field(default="", description="Model as the server names it.")
+    model: str = Field(
+        default="",
+        description="Model as the server names it; in process, its hub name or its folder.",
+    )
+    revision: str = Field(
+        default="", pattern=r"^[A-Za-z0-9._/-]*$", description=f"In process: {_REVISION}"
+    )
+    device: str = Field(
+        default="auto",
+        pattern=_DEVICE,
+        description="In process: cpu, cuda or cuda:1; auto: a GPU where there is one.",
+    )
     send_unredacted: bool = Field(
         default=False,
         description="Whether what is personal is sent too, and may so stand in the summary and its "
@@ -88,7 +159,10 @@ class LlmSettings(BaseModel):
         default=1 << 20, ge=1_000, description="A longer answer is not read."
     )
     concurrency: int = Field(
-        default=4, ge=1, le=1_000, description="Requests at once, of all calls together."
+        default=4,
+        ge=1,
+        le=1_000,
+        description="Requests at once, of all calls together; in process there is one.",
     )
     when_away: Literal["extractive", "wait"] = Field(
         default="extractive",
@@ -150,6 +224,42 @@ class LlmSettings(BaseModel):
             )
         return extra
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a language model."""
+        return self.url is not None or self.in_process
+
+    @property
+    def requests_at_once(self) -> int:
+        """A model in this process answers one after another."""
+        return 1 if self.in_process else self.concurrency
+
+    @model_validator(mode="after")
+    def _runs_here(self) -> LlmSettings:
+        if not self.in_process:
+            return self
+        if self.url is not None:
+            raise ValueError(
+                "enrich.llm.url and enrich.llm.in_process are both set; unset the one that is not "
+                "meant"
+            )
+        if not self.model.strip():
+            raise ValueError(
+                "enrich.llm.in_process is set and enrich.llm.model is not; name the model as the "
+                "hub does, or its folder"
+            )
+        if self.enforce not in ("auto", "text"):
+            raise ValueError(
+                f"enrich.llm.enforce={self.enforce} is asked of a server; in process nothing "
+                "enforces JSON: leave it at auto"
+            )
+        if beside := sorted(set(self.extra) - {"chat_template_kwargs"}):
+            raise ValueError(
+                f"enrich.llm.extra: {', '.join(beside)} is sent to a server; in process only "
+                "chat_template_kwargs has an effect"
+            )
+        return self
+
     @model_validator(mode="after")
     def _fits(self) -> LlmSettings:
         if self.url is not None and not self.model:
@@ -199,6 +309,9 @@ class EnrichSettings(BaseModel):
     )
     summary_sentence_characters: int = Field(
         default=240, ge=40, description="Longest sentence of a summary."
+    )
+    sentiment: SentimentSettings = Field(
+        default=SentimentSettings(), description="The model that tells how words feel."
     )
     llm: LlmSettings = Field(
         default=LlmSettings(), description="The language model that writes summaries."
