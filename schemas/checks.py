@@ -269,7 +269,20 @@ def _call_enriched(event: e.CallEnriched) -> str | None:
     for score in scores:
         if not -1.0 <= score <= 1.0:
             return f"a sentiment score is {score}, outside -1 to 1"
-    return _evidence("findings", [finding.evidence for finding in event.findings])
+    return _redactions(event) or _evidence("findings", [it.evidence for it in event.findings])
+
+
+def _redactions(event: e.CallEnriched) -> str | None:
+    """They are places in texts, which are masked by them: none may lie in another."""
+    ends: dict[int, int] = {}
+    for it in event.redactions:
+        if problem := _int("redactions", it.segment_id, it.start, it.end):
+            return problem
+        if not ends.get(it.segment_id, 0) <= it.start <= it.end:
+            where = f"{it.start} to {it.end} of segment {it.segment_id}"
+            return f"redactions: {where} overlaps, or is out of order"
+        ends[it.segment_id] = it.end
+    return None
 
 
 def _evidence(field: str, items: list[e.Evidence]) -> str | None:

@@ -114,7 +114,7 @@ TOPICS: tuple[Topic, ...] = (
         REPLAY,
         "ReplayRequested",
         "One stage is to run again for one call.",
-        ("replay command", "ingest", "transcribe"),
+        ("replay command", "ingest", "transcribe", "enrich"),
         _STAGES,
         retention_ms=7 * DAY_MS,
     ),

@@ -124,10 +124,11 @@ class Parts:
         on_statistics: Callable[[Statistics], None] | None = None,
     ) -> Log:
         """A member of `group`; without one, a log that only writes."""
+        gone = partial(_gone, group.removeprefix(self.group("")))
         if self.settings.log.kind == "kafka":
-            return KafkaLog(self.settings.log.kafka, group, topics, on_statistics, _gone)
+            return KafkaLog(self.settings.log.kafka, group, topics, on_statistics, gone)
         _ = self.view
-        return SqliteLog(self.settings.log_file, group, topics, _gone)
+        return SqliteLog(self.settings.log_file, group, topics, gone)
 
     def log_of(self, stage: Stage) -> Log:
         """The log as `stage` reads it; its client's own figures become metrics."""
@@ -158,13 +159,12 @@ class Parts:
 
     def sources(self, stage: str) -> tuple[str, ...]:
         """The topics that the stage reads, retry tiers and requests to replay aside."""
-        endpoint = self.endpoints.get(stage)
-        return SOURCES[stage] if endpoint is None else sources_of(endpoint)
+        return sources_of(self.endpoints[stage]) if stage.startswith(PREFIX) else SOURCES[stage]
 
     def stage(self, name: str) -> Stage:
         """The stage of that name over these parts; may take long where it loads a model."""
-        if (endpoint := self.endpoints.get(name)) is not None:
-            return notify_stage(endpoint, self.objects, self.settings.notify)
+        if name.startswith(PREFIX):
+            return notify_stage(self.endpoints[name], self.objects, self.settings.notify)
         return _MAKERS[name](self)
 
     def watch(self, names: Collection[str]) -> Watch:
@@ -255,15 +255,23 @@ class _CountedTables:
         self.warehouse.command(sql, parameters)
 
 
-def _gone(gone: OffsetGone) -> None:
-    """What nobody can ask for again ends the stage; a request to replay is only asked for again."""
-    if gone.source.topic != REPLAY:
+def _gone(stage: str, gone: OffsetGone) -> None:
+    """What nobody can ask for again ends the stage. A request to replay is only asked for again; a
+    stage that settings switch on and off leaves calls as they are, and has read nothing while off.
+    """
+    if gone.source.topic == REPLAY:
+        mend = "callstream replay list, then replay resume GENERATION"
+    elif stage in SOURCES and stage != "summarize":
         raise gone
+    else:
+        mend = "none: it is older than anybody waits for"
     logger("log").error(
-        "requests to replay expired before they were read",
+        "messages expired before they were read",
+        stage=stage,
+        topic=gone.source.topic,
         partition=gone.source.partition,
-        requests=max(0, gone.first - gone.offset),
-        mend="callstream replay list, then replay resume GENERATION",
+        messages=max(0, gone.first - gone.offset),
+        mend=mend,
     )
 
 

@@ -116,6 +116,8 @@ class Running:
         observer = self.parts.observer
         while not self.stop.is_set():
             try:
+                if missing := set(stage.targets) - self.parts.view.partitions().keys():
+                    raise NoSuchTopic(missing)
                 return self.parts.log_of(stage)
             except NoSuchTopic as missing:
                 observer.waiting(stage.name, Transient("topics_missing", str(missing)))

@@ -61,7 +61,7 @@ HOME_OF = {
         "services/loopback.py",
         "services/notify/endpoints.py",
         "services/runtime/registry.py",
-        "services/transcribe/faster_whisper_engine.py",
+        "services/transcribe/libraries.py",
         "services/transcribe/openai_engine.py",
     },
     "funasr": {"services/transcribe/sensevoice_engine.py"},

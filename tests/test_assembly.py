@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from schemas.topics import BY_NAME, DAY_MS, ENDED, REPLAY, TOPICS
+from schemas.topics import ALERTS, BY_NAME, DAY_MS, ENDED, REPLAY, SUMMARIES, TOPICS
 from services.assembly import Parts
 from services.runtime.log import Log, Message, OffsetGone, Record
 from services.runtime.sqlite_log import SqliteView
+from services.runtime.yaml_file import FileError
+from services.serve import Running
 from services.settings import Settings
 
 
@@ -82,3 +85,57 @@ def test_requests_to_replay_that_are_gone_stop_no_stage(
     with pytest.raises(OffsetGone, match=r"calls\.ended\[0\]"):
         taken(log, 1)
     log.close()
+
+
+@pytest.mark.parametrize("stage", ["summarize", "notify.crm"])
+def test_a_stage_that_settings_switch_off_and_on_passes_over_what_is_gone(
+    parts: Parts, stage: str
+) -> None:
+    """It has read nothing while it was off; the others, which read, tell what was lost to them."""
+    topic = {"summarize": SUMMARIES, "notify.crm": ALERTS}[stage]
+    written(parts, topic, 3, 100 * DAY_MS)
+    read(parts, stage, topic, 1)
+    view_of(parts).expire(round(time.time() * 1000))
+    written(parts, topic, 1, 0)
+    log = parts.log(parts.group(stage), [topic])
+    assert [message.offset for message in taken(log, 1)] == [3]
+    log.close()
+
+
+def test_a_stage_waits_for_a_topic_that_it_writes(parts: Parts) -> None:
+    """One that began without it would end with the first call."""
+    view = view_of(parts)
+    view.create({topic.name: 1 for topic in TOPICS if topic.name != SUMMARIES})
+    del parts.__dict__["view"]
+    with sqlite3.connect(parts.settings.log_file) as file:
+        file.execute("DELETE FROM partitions WHERE topic = ?", (SUMMARIES,))
+    parts.__dict__["view"] = SqliteView(parts.settings.log_file)
+    running = Running(parts, ("enrich",))
+    running.start()
+    deadline = time.monotonic() + 20
+    while "calls.summaries" not in (parts.observer.readiness().get("enrich") or ""):
+        assert time.monotonic() < deadline, parts.observer.readiness()
+        assert not running.failed, running.failed
+        time.sleep(0.02)
+    parts.view.create({SUMMARIES: 1})
+    while parts.observer.readiness().get("enrich") is not None:
+        assert time.monotonic() < deadline, parts.observer.readiness()
+        time.sleep(0.02)
+    running.stop.set()
+    running.join(10)
+    assert not running.failed
+
+
+def test_no_stage_but_that_of_an_endpoint_needs_the_file_of_endpoints(tmp_path: Path) -> None:
+    file = tmp_path / "endpoints.yaml"
+    file.write_text(
+        "endpoints:\n- {name: crm, kind: webhook, url: 'https://x.example', secret: '${NOBODY}'}\n"
+    )
+    made = Parts(
+        Settings.model_validate({"data_dir": tmp_path, "notify": {"endpoints_file": file}})
+    )
+    assert made.stage("enrich").name == "enrich"
+    assert made.sources("ingest") == (ENDED,)
+    with pytest.raises(FileError, match="NOBODY"):
+        made.stages_of("notify")
+    made.close()

@@ -32,7 +32,7 @@ _ENTRIES = msgspec.json.Decoder(Kept)
 
 
 def prefix(tenant_id: str, call_id: str) -> str:
-    """Under which every answer about the call is kept: what an erasure deletes."""
+    """Under which every answer about the call is kept."""
     return f"answers/{hashlib.sha256(f'{tenant_id}/{call_id}'.encode()).hexdigest()}/"
 
 

@@ -16,7 +16,7 @@ from schemas.events import (
     Segment,
     SummaryRequested,
 )
-from schemas.topics import ALERTS, ENRICHED, SUMMARIES, TRANSCRIBED
+from schemas.topics import ALERTS, ENRICHED, REPLAY, SUMMARIES, TRANSCRIBED
 from services.enrich.alerts import raise_alerts, tag
 from services.enrich.ground import ground
 from services.enrich.insight import Insight
@@ -27,6 +27,7 @@ from services.enrich.sentiment import TextModel, course
 from services.enrich.settings import OPTIONS, EnrichSettings, trial_rules
 from services.enrich.summary import summarize
 from services.enrich.trials import Trials
+from services.runtime.process import way_given
 from services.runtime.stage import Envelope, Handle, Outcome, Output, Stage, each, utc_now
 
 
@@ -118,7 +119,8 @@ def stage(
 
     With `insight` a language model writes the summary too. Of a live call what needs no model is
     said at once, and the summary asked for of `summary_stage`: no alert waits for a model. A replay
-    says all of it at once.
+    says all of it at once; what a replay of an earlier stage has made is asked for as a replay, so
+    that no live call waits behind it.
 
     A replay may ask for rules to try; without side effects its alerts are named and not raised.
     """
@@ -128,6 +130,8 @@ def stage(
 
     def handle(envelope: Envelope[Any]) -> list[Output]:
         event: CallTranscribed = envelope.event
+        if insight is not None and envelope.generation and envelope.message.topic == TRANSCRIBED:
+            return [way_given("enrich", envelope)]
         chosen = own.get(event.tenant_id, rules)
         if (name := trial_rules(envelope.options)) is not None:
             chosen = trials.rules(name, event.tenant_id)
@@ -153,7 +157,7 @@ def stage(
     return Stage(
         name="enrich",
         sources=(TRANSCRIBED,),
-        targets=(ENRICHED, ALERTS, SUMMARIES),
+        targets=(ENRICHED, ALERTS, SUMMARIES, REPLAY),
         handle=each(handle) if insight is None else _patiently(handle, at_once),
         # Of a replay a quarter is handled at once.
         batch=16 if insight is None else max(16, 4 * at_once),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from schemas.events import AlertRaised, CallEnriched, CallErased, CallNotified
@@ -23,7 +20,7 @@ from services.runtime.addresses import Resolve, system_addresses
 from services.runtime.errors import Invalid, NotYet, Transient
 from services.runtime.objects import Objects
 from services.runtime.process import RETRY_TOPICS, sound_time
-from services.runtime.stage import Envelope, Outcome, Output, Stage, utc_now
+from services.runtime.stage import Envelope, Output, Stage, each, utc_now
 
 PREFIX = "notify."
 """The stage of an endpoint is this and its name."""
@@ -99,7 +96,7 @@ def stage(
         name=f"{PREFIX}{endpoint.name}",
         sources=sources_of(endpoint),
         targets=(NOTIFIED,),
-        handle=told.handle,
+        handle=each(told.handle, endpoint.at_once),
         batch=4 * endpoint.at_once,
     )
 
@@ -122,40 +119,7 @@ class _Endpoint:
             except Transient:
                 return
 
-    def handle(self, envelopes: Sequence[Envelope[Any]]) -> Iterator[tuple[int, Outcome]]:
-        """The events of a call one after another, those of different calls at once."""
-        calls: dict[bytes | None, list[int]] = {}
-        for index, envelope in enumerate(envelopes):
-            calls.setdefault(envelope.message.key, []).append(index)
-        at_once = min(self.endpoint.at_once, len(calls))
-        if at_once == 1:
-            for index in range(len(envelopes)):
-                yield index, self._outcome(envelopes[index])
-            return
-        todo: SimpleQueue[list[int]] = SimpleQueue()
-        done: SimpleQueue[tuple[int, Outcome]] = SimpleQueue()
-        for indexes in calls.values():
-            todo.put(indexes)
-
-        def work() -> None:
-            with suppress(Empty):
-                while True:
-                    for index in todo.get(block=False):
-                        done.put((index, self._outcome(envelopes[index])))
-
-        for number in range(at_once):
-            name = f"{PREFIX}{self.endpoint.name}-{number}"
-            threading.Thread(target=work, name=name, daemon=True).start()
-        for _ in envelopes:
-            yield done.get()
-
-    def _outcome(self, envelope: Envelope[Any]) -> Outcome:
-        try:
-            return self._handled(envelope)
-        except Exception as failure:
-            return failure
-
-    def _handled(self, envelope: Envelope[Any]) -> list[Output]:
+    def handle(self, envelope: Envelope[Any]) -> list[Output]:
         event = envelope.event
         if isinstance(event, CallErased):
             self.marks.erase(event)
@@ -222,8 +186,8 @@ class _Endpoint:
         return not endpoint.queues or queue in endpoint.queues
 
     def _is_before_start(self, envelope: Envelope[Told]) -> bool:
-        """Whether a live event is older than the endpoint: nobody wants a month of calls."""
-        if envelope.generation or envelope.message.topic in (REPLAY, *RETRY_TOPICS):
+        """Whether an event is older than the endpoint: nobody wants a month of calls."""
+        if envelope.message.topic in (REPLAY, *RETRY_TOPICS):
             return False
         since = self.endpoint.since
         if since is None:
@@ -237,13 +201,13 @@ class _Endpoint:
         if message.topic in (REPLAY, *RETRY_TOPICS):
             since = max(since, sound_time(message.timestamp_ms) or since)
         old = self.clock() - since
+        if not isinstance(failure, Busy):
+            return None
         if old > timedelta(hours=endpoint.patience_h):
             return Invalid(
                 "notification_expired",
                 f"not taken within {endpoint.patience_h:g} h; the last: {failure}",
             )
-        if not isinstance(failure, Busy):
-            return None
         tries, seconds, others = self.turns.failed(message, self.gate.taken)
         if (
             tries >= _TRIES_ALONE

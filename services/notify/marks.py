@@ -125,12 +125,15 @@ class Marks:
         folder = self._call(event.tenant_id, event.call_id)
         until_ms = round(event.erased_at.timestamp() * 1000)
         known = self._read(f"{folder}/erased")
-        if known is not None and int(known["until_ms"]) >= until_ms:
+        if known is not None and int(known["until_ms"]) >= until_ms and known.get("cleared"):
             return
-        self._objects.put(f"{folder}/erased", msgspec.json.encode({"until_ms": until_ms}))
-        for key in list(self._objects.keys(f"{folder}/")):
-            if not key.endswith("/erased"):
-                self._objects.delete(key)
+        # First, so that nothing is told meanwhile; again at the end, so that it is not half done.
+        for cleared in (False, True):
+            mark = {"until_ms": until_ms, "cleared": cleared}
+            self._objects.put(f"{folder}/erased", msgspec.json.encode(mark))
+            for key in () if cleared else list(self._objects.keys(f"{folder}/")):
+                if not key.endswith("/erased"):
+                    self._objects.delete(key)
 
     def _key(self, envelope: Envelope[AlertRaised | CallEnriched]) -> str:
         event = envelope.event

@@ -10,10 +10,12 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpcore
 
@@ -33,6 +35,8 @@ from services.runtime.endpoint import Answer, TooLarge, parsed, posted, reason_i
 from services.runtime.errors import Invalid, Transient, cause
 
 _MOST_ANSWER_BYTES = 64_000
+# What of a URL is shorter is a word.
+_SHORTEST_SECRET = 8
 # Of the endpoint, not of the event: a setting here or there is wrong, and every event would be
 # refused alike.
 _OF_THE_ENDPOINT = {
@@ -72,6 +76,8 @@ def send(
     Raises Invalid for what it refuses of this event, Busy (a Transient) for what it does not take
     now, or will not take before a setting is mended.
     """
+    if not (event_id.isascii() and event_id.isprintable()):
+        raise Invalid("bad_id", f"{event_id!r} cannot be a webhook-id: it is no printable ASCII")
     secrets = endpoint.secret.values()
     (url,) = endpoint.url.values()
     if endpoint.kind == "webhook":
@@ -98,7 +104,7 @@ def send(
         )
     answer = _asked(endpoint, url.rstrip("/") + asked.path if asked.path else url, asked, headers,
                     settings, resolve)  # fmt: skip
-    _judge(endpoint, answer, secrets)
+    _judge(endpoint, answer, [*secrets, *_parts_of(url)])
     return str(answer.status)
 
 
@@ -186,8 +192,16 @@ def _judge_parts(endpoint: Endpoint, answer: Answer, secrets: Sequence[str]) -> 
         raise Invalid("endpoint_refuses", f"{endpoint.where}: HTTP status 207, {said}")
 
 
+def _parts_of(url: str) -> list[str]:
+    """What of a URL may be a secret: its path and query, whole and in parts; the longest first."""
+    parts = urlsplit(url)
+    found = {parts.path, parts.query, *re.split(r"[/?&=;]", f"{parts.path}?{parts.query}")}
+    found |= {unquote(each) for each in found}
+    return sorted((each for each in found if len(each) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
 def _said(body: bytes, secrets: Sequence[str]) -> str:
     """What it says of itself, in a line without secrets."""
-    for secret in secrets[1:]:
+    for secret in secrets:
         body = body.replace(secret.encode(), b"***")
-    return reason_in(body, secrets[0] if secrets else "")
+    return reason_in(body, "")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from services.runtime.errors import Invalid
@@ -125,7 +127,8 @@ def refuse_unknown_options(stage: str, known: Collection[str], options: Mapping[
 def each(handle_one: Callable[[Envelope[Any]], Sequence[Output]], at_once: int = 1) -> Handle:
     """Lift a handler of one event to a batch; each is answered before the next is handled.
 
-    With `at_once` so many are handled at a time, in threads: for those that wait for a server.
+    With `at_once` that many keys are handled at a time, for handlers that wait for a server; the
+    events of a key still one after another. Work that outlasts a stop dies with the process.
     """
 
     def outcome(envelope: Envelope[Any]) -> Outcome:
@@ -135,10 +138,26 @@ def each(handle_one: Callable[[Envelope[Any]], Sequence[Output]], at_once: int =
             return failure
 
     def handle(envelopes: Sequence[Envelope[Any]]) -> Iterator[tuple[int, Outcome]]:
-        if at_once == 1 or len(envelopes) == 1:
+        keys: dict[bytes | None, list[int]] = {}
+        for index, envelope in enumerate(envelopes):
+            keys.setdefault(envelope.message.key, []).append(index)
+        if min(at_once, len(keys)) == 1:
             yield from ((index, outcome(envelope)) for index, envelope in enumerate(envelopes))
             return
-        with ThreadPoolExecutor(at_once, thread_name_prefix="handling") as pool:
-            yield from enumerate(pool.map(outcome, envelopes))
+        todo: SimpleQueue[list[int]] = SimpleQueue()
+        done: SimpleQueue[tuple[int, Outcome]] = SimpleQueue()
+        for indexes in keys.values():
+            todo.put(indexes)
+
+        def work() -> None:
+            with suppress(Empty):
+                while True:
+                    for index in todo.get(block=False):
+                        done.put((index, outcome(envelopes[index])))
+
+        for number in range(min(at_once, len(keys))):
+            threading.Thread(target=work, name=f"handling-{number}", daemon=True).start()
+        for _ in envelopes:
+            yield done.get()
 
     return handle

@@ -148,6 +148,7 @@ _OUTCOME_OF: Mapping[type, str] = {
     e.CallTranscribed: "transcribe",
     e.CallEnriched: "enrich",
 }
+_SUMMARIZED = "/callstream/summarize"
 _RETRY_TOPICS = frozenset(tier.topic for tier in RETRY_TIERS)
 _EXPECTED = frozenset(
     (e.RecordingStatus.AVAILABLE, e.RecordingStatus.PENDING, e.RecordingStatus.UNKNOWN)
@@ -273,6 +274,8 @@ class About:
     def done(self) -> tuple[Any, ...] | None:
         """The row of `stage_states` that tells of the stage whose outcome the event is."""
         stage = _OUTCOME_OF.get(type(self.envelope.event))
+        if stage == "enrich" and self.envelope.message.header(h.SOURCE) == _SUMMARIZED:
+            stage = "summarize"
         return self.state(stage, self.cause, "done") if stage else None
 
 

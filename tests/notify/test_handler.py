@@ -482,3 +482,47 @@ def no_thread_is_left() -> Iterator[None]:
         if thread.name.startswith("notify."):
             thread.join(5)
             assert not thread.is_alive()
+
+
+def test_a_backlog_that_our_own_rate_holds_back_does_not_expire(world: World) -> None:
+    it = world.stage(rate=2.0, patience_h=1.0, since=NOW - timedelta(days=9))
+    old = [
+        world.envelope(replace(ALERT, call_id=f"c{number}"), f"a{number}",
+                       time=NOW - timedelta(hours=80))
+        for number in range(5)
+    ]  # fmt: skip
+    todo = list(old)
+    for _ in range(10):
+        found = outcomes(it, *todo)
+        assert not any(isinstance(outcome, Invalid) for outcome in found)
+        todo = [each for each, outcome in zip(todo, found, strict=True)
+                if isinstance(outcome, Exception)]  # fmt: skip
+        if not todo:
+            break
+        world.clock.forward(61)
+    assert sorted(world.side.ids) == [f"a{number}" for number in range(5)]
+
+
+def test_a_new_endpoint_hears_of_no_replay_of_the_past(world: World) -> None:
+    old = world.envelope(CALL, "old", time=NOW - timedelta(days=20), generation=3)
+    assert outcomes(world.stage(), old) == [[]]
+    assert world.side.ids == []
+
+
+def test_an_erasure_that_was_interrupted_is_ended_by_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = world.stage()
+    outcomes(it, world.envelope(ALERT, "a1"), world.envelope(CALL, "c1"))
+    erased = e.CallErased(tenant_id="acme", call_id="happy", erased_at=NOW, requested_by="dpo")
+    envelope = world.envelope(erased, "e1")
+
+    def killed(self: DirectoryObjects, key: str) -> None:
+        raise Transient("objects_away", "killed here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryObjects, "delete", killed)
+        assert isinstance(outcomes(it, envelope)[0], Transient)
+    assert outcomes(it, envelope) == [[]]
+    left = [key for key in world.objects.keys("notified/") if not key.endswith("/erased")]
+    assert left == []

@@ -322,3 +322,22 @@ def test_a_clock_that_is_wrong_shows(there: Receiver) -> None:
     send(endpoint(there), ALERT, "evt-1", MADE, datetime.now(UTC) - timedelta(hours=1), SETTINGS)
     with pytest.raises(WebhookVerificationError, match="too old"):
         there.asked[0].verified()
+
+
+def test_a_token_in_the_url_is_told_to_nobody(there: Receiver) -> None:
+    """Servers answer a wrong path by saying it."""
+    url = f"{there.url}/t/SECRET%20TOKEN?key=ABCDEFGHIJ"
+    there.answer = lambda request: Reply(
+        404, f"Cannot POST {request.path} nor /t/SECRET TOKEN".encode()
+    )
+    told = str(failure(endpoint(there, url=Secret((url,)))))
+    assert "Cannot POST" in told
+    assert "TOKEN" not in told
+    assert "ABCDEFGHIJ" not in told
+
+
+@pytest.mark.parametrize("id", ["a\nX: 1", "é", "\x00"])
+def test_an_id_that_is_no_header_is_refused(there: Receiver, id: str) -> None:
+    with pytest.raises(Invalid, match="bad_id"):
+        send(endpoint(there), ALERT, id, MADE, datetime.now(UTC), SETTINGS)
+    assert there.asked == []

@@ -11,6 +11,8 @@ import pytest
 from schemas.events import CallEnriched
 from schemas.topics import ALERTS, ENRICHED
 from services.assembly import Parts
+from services.loopback import Here
+from services.replay.progress import Follower
 from services.settings import Settings
 from tests.enrich.llm_server import Asked, Reply, Server, serving, summarizes
 from tests.replay.suite import (
@@ -20,8 +22,10 @@ from tests.replay.suite import (
     drained,
     hand_in,
     parts_of,
+    planned,
     replayed,
     rules,
+    selected,
     settings_in,
     until,
 )
@@ -118,3 +122,40 @@ def test_summaries_that_were_asked_for_are_made_after_a_restart(
         with at_work(parts, ("summarize", "sink")) as running:
             drained(parts, running)
         assert count(parts, "SELECT count() FROM current_enriched WHERE summary_pending") == 0
+
+
+def test_no_alert_waits_behind_what_a_replay_of_transcribe_has_made(
+    server: Server, tmp_path: Path
+) -> None:
+    go = threading.Event()
+
+    def slowly(asked: Asked) -> Reply:
+        go.wait(60)
+        return summarizes(asked)
+
+    settings = with_model(tmp_path, server)
+    transcribe = settings.transcribe.model_copy(update={"cache": False})
+    with (
+        parts_of(settings.model_copy(update={"transcribe": transcribe})) as parts,
+        at_work(parts) as running,
+    ):
+        hand_in(parts, tmp_path, range(3))
+        drained(parts, running)
+        for key in parts.objects.keys("answers/"):
+            parts.objects.delete(key)
+        server.answer = slowly
+        asked = len(server.asked)
+        plan = planned(parts, "transcribe", selected(parts, "transcribe"))
+        log = parts.log()
+        follower = Follower(plan, log, parts.view, parts.codec, Here(parts.warehouse))
+        follower.publish()
+        until(lambda: len(server.asked) > asked, "the replay does not ask the model", running)
+        hand_in(parts, tmp_path, range(3, 6))
+        alerts = "SELECT count() FROM call_alerts"
+        until(lambda: count(parts, alerts) == 6, "alerts wait for the replay", running)
+        assert not go.is_set()
+        go.set()
+        until(lambda: not follower.step() and follower.over, "the replay does not end", running)
+        log.close()
+        assert follower.tally.done == 3
+        drained(parts, running)

@@ -244,6 +244,23 @@ def _unsound() -> Iterator[tuple[str, Any, str]]:
         _enriched(metrics=[e.Metric(name="talk_ms", value=math.inf)]),
         "talk_ms",
     )
+    for name, places in (("overlap", [(0, 20), (5, 10)]), ("before the text", [(-5, 3)]),
+                         ("backwards", [(9, 4)]), ("beyond 32 bits", [(0, 1 << 40)])):  # fmt: skip
+        found = [
+            e.Redaction(segment_id=0, kind=e.PiiKind.NAME, start=a, end=b, start_ms=0, end_ms=0)
+            for a, b in places
+        ]
+        yield f"redactions {name}", _enriched(redactions=found), "redactions"
+    review: e.CallReviewed = EXAMPLES["CallReviewed"]["criterion"]
+    yield "review of both", dataclasses.replace(review, score=50.0), "a review needs score"
+    yield "review of nothing", dataclasses.replace(review, criterion_id=""), "a review needs score"
+    yield (
+        "review beyond 100",
+        dataclasses.replace(review, criterion_id="", score=101.0),
+        "outside 0 to 100",
+    )
+    asked: e.SummaryRequested = EXAMPLES["SummaryRequested"]["happy"]
+    yield "another call's transcript", dataclasses.replace(asked, call_id="x"), "its transcript"
     yield "generation", _replay(generation=0), "generation"
     yield "no input", _replay(input=e.OriginalInput(topic="t", event_id="i")), "exactly one"
     yield "no such stage", _replay(stage="transcription"), "transcription"

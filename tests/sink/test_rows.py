@@ -166,3 +166,14 @@ def test_turns_are_counted_by_speaker() -> None:
     rows = rows_of(Envelope(replace(transcript, segments=twice), message, "id", time=NOON))
     headline = dict(zip(TABLES["calls_transcribed"], rows["calls_transcribed"], strict=True))
     assert (headline["segments"], headline["turns"]) == ((14,), (7,))
+
+
+def test_what_a_model_adds_to_a_call_is_done_by_a_stage_of_its_own(tmp_path: Path) -> None:
+    envelope = Topics(tmp_path).send(EXAMPLES["CallEnriched"]["happy"], "e1")
+    for source in ("enrich", "summarize"):
+        said = (h.SOURCE, f"/callstream/{source}".encode())
+        headers = (*(each for each in envelope.message.headers if each[0] != h.SOURCE), said)
+        told = replace(envelope, message=replace(envelope.message, headers=headers))
+        (row,) = zip(*rows_of(told)["stage_states"], strict=True)
+        state = dict(zip(TABLES["stage_states"], row, strict=True))
+        assert (state["stage"], state["state"]) == (source, "done")
