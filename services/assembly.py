@@ -34,7 +34,7 @@ from services.runtime.stage import Stage, utc_now
 from services.settings import Settings, data_folder
 from services.sink.handler import stage as sink_stage
 from services.sink.warehouse import Result, Warehouse
-from services.transcribe.choice import choose, choose_diarizer
+from services.transcribe.choice import Partings, choose
 from services.transcribe.handler import stage as transcribe_stage
 from services.watch import Watch
 
@@ -227,12 +227,11 @@ _MAKERS: dict[str, Callable[[Parts], Stage]] = {
 
 def _transcribe(parts: Parts) -> Stage:
     settings = parts.settings.transcribe
-    chosen = choose(settings)
     return transcribe_stage(
         settings,
         parts.objects,
-        chosen,
-        choose_diarizer(settings, chosen.engine.identity.name),
+        choose(settings),
+        Partings(settings),
         listened=partial(parts.observer.listened, "transcribe"),
     )
 

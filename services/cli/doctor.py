@@ -6,18 +6,23 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from schemas.topics import TOPICS
 from services.assembly import Parts
-from services.cli import speech
+from services.cli import gpu, speech
 from services.cli.topics import forgotten
+from services.enrich.llm import ChatModel, LlmFailure
 from services.enrich.rules import load_tenant_rules
 from services.loopback import asking
+from services.runtime.errors import Transient
 from services.settings import Settings
-from services.transcribe.choice import choose
+from services.transcribe.channels import SCRATCH_BYTES_PER_S
+from services.transcribe.choice import choose, load
+from services.transcribe.handler import calls_at_once
 
 _LEAST_FREE_BYTES = 2 << 30
 
@@ -65,6 +70,26 @@ def _data_dir(parts: Parts) -> Checked:
     return Checked("data folder", "ok", found)
 
 
+def _scratch(parts: Parts) -> Checked:
+    """Room for what the calls at work are decoded to."""
+    settings, wanted = parts.settings, parts.settings.transcribe
+    folder = settings.scratch
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    named = {its.engine for its in speech.engines(wanted).values()}
+    on_gpu = wanted.device != "cpu" and not named.isdisjoint(speech.ON_GPU) and bool(gpu.cards())
+    calls = calls_at_once(wanted, named, on_gpu=on_gpu)
+    needed, free = calls * 2 * 3600 * SCRATCH_BYTES_PER_S, shutil.disk_usage(folder).free
+    found = (
+        f"{folder}, {free / 2**30:.1f} GiB free; {calls} stereo calls of an hour at once take "
+        f"{needed / 2**30:.1f}"
+    )
+    if free < needed:
+        return Checked("scratch", "warn", found, _MENDS["scratch"])
+    return Checked("scratch", "ok", found)
+
+
 def _log(parts: Parts) -> Checked:
     have = parts.view.partitions()
     missing = [topic.name for topic in TOPICS if topic.name not in have]
@@ -104,8 +129,17 @@ def _objects(parts: Parts) -> Checked:
 
 
 def _engine(parts: Parts) -> Checked:
-    chosen = choose(parts.settings.transcribe)
+    """The engine that listens first is loaded; of others only servers are asked."""
+    wanted = parts.settings.transcribe
+    chosen = choose(wanted)
     chosen.check()
+    for name, its in speech.engines(wanted).items():
+        if its.engine == "openai" and its is not wanted:
+            try:
+                load(its, name).check()
+            except Transient as failure:
+                return Checked("engine", "warn", f"{chosen.reason}; {name}: {failure}",
+                               "see CALLSTREAM_TRANSCRIBE__ENDPOINT__URL, __API_KEY")  # fmt: skip
     name = chosen.engine.identity.name
     if name in ("pocketsphinx", "stub"):
         return Checked(
@@ -136,6 +170,28 @@ def _rules(parts: Parts) -> Checked:
     return Checked("rules", "ok", found)
 
 
+def _sentiment(parts: Parts) -> Checked:
+    model = parts.text_model
+    if model is None:
+        return Checked("sentiment", "ok", "enrich.sentiment.model is not set: told by the lexicons")
+    return Checked("sentiment", "ok", f"{model.name} on {model.device}: loads, and judges a text")
+
+
+def _language_model(parts: Parts) -> Checked:
+    llm = parts.settings.enrich.llm
+    if not llm.is_set:
+        return Checked("language model", "ok", "none is set: summaries are extractive")
+    if llm.in_process:
+        return Checked("language model", *speech.language_model(llm))
+    model = ChatModel(llm)
+    try:
+        model.probe()
+    except LlmFailure as failure:
+        return Checked("language model", "fail", f"{model.where} {failure.detail}",
+                       _MENDS["language model"])  # fmt: skip
+    return Checked("language model", "ok", f"{model.name} at {model.where} answers")
+
+
 def _warehouse(parts: Parts) -> Checked:
     with asking(parts.settings) as asks:
         count = asks.ask("SELECT version(), count() FROM calls", "TSV").decode().split()
@@ -146,6 +202,7 @@ def _warehouse(parts: Parts) -> Checked:
 _CHECKS: dict[str, Callable[[Parts], Checked]] = {
     "python": _python,
     "data folder": _data_dir,
+    "scratch": _scratch,
     "log": _log,
     "registry": _registry,
     "objects": _objects,
@@ -154,12 +211,16 @@ _CHECKS: dict[str, Callable[[Parts], Checked]] = {
     "engine": _engine,
     "models": _models,
     "rules": _rules,
+    "sentiment": _sentiment,
+    "language model": _language_model,
     "warehouse": _warehouse,
 }
 
 _MENDS = {
     "python": "install Python 3.11 or newer",
     "data folder": "set CALLSTREAM_DATA_DIR to a folder that can be written",
+    "scratch": "make room, set CALLSTREAM_SCRATCH to a folder that has it, or let fewer calls be "
+    "at work: CALLSTREAM_TRANSCRIBE__WORKERS",
     "log": "see CALLSTREAM_LOG__KIND and, for Kafka, CALLSTREAM_LOG__KAFKA__BOOTSTRAP",
     "registry": "see CALLSTREAM_REGISTRY__URL, __USER and __PASSWORD; what is not registered: "
     "callstream schemas register",
@@ -170,6 +231,8 @@ _MENDS = {
     "engine": "see CALLSTREAM_TRANSCRIBE__ENGINE and __MODEL_DIR",
     "models": "see CALLSTREAM_TRANSCRIBE__MODEL_DIR and __ALIGN_MODELS",
     "rules": "mend the rule file named, or unset CALLSTREAM_ENRICH__RULES_DIR",
+    "sentiment": "see CALLSTREAM_ENRICH__SENTIMENT__MODEL; unset, the lexicons tell",
+    "language model": "see CALLSTREAM_ENRICH__LLM__URL, __MODEL and __API_KEY: docs/summaries.md",
     "warehouse": "see CALLSTREAM_SINK__URL, stop the other process that holds the folder, "
     "or start the sink, which makes the tables",
 }

@@ -1,10 +1,10 @@
-"""What doctor finds of that which listens: GPUs, models, versions. Never imports torch itself."""
+"""What doctor finds of GPUs, models and their libraries' versions. Never imports torch itself."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,16 +12,21 @@ from typing import Literal, NamedTuple
 from huggingface_hub import constants, get_token, try_to_load_from_cache
 
 from services.cli import gpu
+from services.enrich.settings import LlmSettings
 from services.runtime.errors import Transient
-from services.transcribe.settings import TranscribeSettings
+from services.transcribe.settings import TranscribeSettings, rule_name, with_engine
 
 Verdict = Literal["ok", "warn", "fail"]
 
 _WHISPERS = ("auto", "faster-whisper", "whisperx")
 _TORCH = ("whisperx", "sensevoice")
+ON_GPU = frozenset({*_WHISPERS, *_TORCH})
+"""Engines that run on a GPU where there is one."""
+_FALLBACKS = "transcribe.fallbacks"
 # What CTranslate2 and torch are built for runs on drivers of the same number.
 _CUDA = 12
 _EXTRA = "pip install -c constraints.txt 'callstream[transcribe]'"
+_ENRICH = "pip install -c constraints.txt 'callstream[enrich]'"
 _WEIGHTS = "pip install --no-deps Resemblyzer==0.1.4"
 _PYANNOTE = "pyannote/speaker-diarization-community-1"
 
@@ -44,15 +49,48 @@ def _together(findings: Sequence[Finding]) -> Finding:
     )
 
 
+def engines(wanted: TranscribeSettings) -> dict[str, TranscribeSettings]:
+    """What each engine that may listen is to run with, by the setting that names it: the one that
+    is wanted, those of rules, fallbacks. None is in it twice."""
+    named = {f"transcribe.engine={wanted.engine}": wanted}
+    for number, rule in enumerate(wanted.rules, 1):
+        its = with_engine(wanted, rule.engine, rule.model, rule.model_dir)
+        named[f"transcribe.rules: {rule_name(number, rule)}, {rule.engine}"] = its
+    for engine in wanted.fallbacks:
+        named[f"{_FALLBACKS}: {engine}"] = with_engine(wanted, engine)
+    found: dict[str, TranscribeSettings] = {}
+    for name, its in named.items():
+        if its not in found.values():
+            found[name] = its
+    return found
+
+
+def _of_each(
+    wanted: TranscribeSettings, check: Callable[[TranscribeSettings], Sequence[Finding]]
+) -> list[Finding]:
+    """What `check` finds of every engine that may listen. One that only stands in for another
+    fails no machine: it may never be needed."""
+    found: list[Finding] = []
+    for name, its in engines(wanted).items():
+        for it in check(its):
+            if its is not wanted and it.verdict != "ok":
+                it = it._replace(found=f"{name}: {it.found}")
+            if name.startswith(_FALLBACKS) and it.verdict == "fail":
+                it = it._replace(verdict="warn")
+            found.append(it)
+    return list(dict.fromkeys(found))
+
+
 def gpus(wanted: TranscribeSettings) -> Finding:
-    """Whether the engine finds the GPU that it would run on, and the libraries for it."""
-    if wanted.engine not in (*_WHISPERS, *_TORCH):
+    """Whether the engines find the GPU that they would run on, and the libraries for it."""
+    named = {its.engine for its in engines(wanted).values()}
+    if named.isdisjoint(ON_GPU):
         return Finding("ok", f"transcribe.engine={wanted.engine} uses none")
     if wanted.device == "cpu":
         return Finding("ok", "transcribe.device=cpu uses none")
     cards = gpu.cards()
     told = ", ".join(map(str, cards))
-    seen = gpu.look(torch=wanted.engine in _TORCH and _is_installed("torch"))
+    seen = gpu.look(torch=not named.isdisjoint(_TORCH) and _is_installed("torch"))
     if not seen.ctranslate2:
         if cards:
             return Finding(
@@ -65,7 +103,7 @@ def gpus(wanted: TranscribeSettings) -> Finding:
                 "fail", "transcribe.device=cuda, and no GPU is seen",
                 "install the driver; in a container: docker run --gpus all",
             )  # fmt: skip
-        if wanted.engine == "whisperx":
+        if "whisperx" in named:
             return Finding(
                 "warn", "none: it runs on the processor, which takes many times as long",
                 "docker run --gpus all, or CALLSTREAM_TRANSCRIBE__DEVICE=cpu where that is meant",
@@ -89,19 +127,24 @@ def gpus(wanted: TranscribeSettings) -> Finding:
 
 
 def models(wanted: TranscribeSettings) -> Finding:
-    """Whether what the engine and the diarizer load is there; asks the hub only as they would."""
-    findings: list[Finding] = []
-    if wanted.engine in _WHISPERS:
-        findings.append(_whisper(wanted))
-    elif wanted.engine == "sensevoice":
-        findings.append(_sensevoice(wanted))
-    else:
-        findings.append(Finding("ok", f"transcribe.engine={wanted.engine} loads none"))
-    if wanted.engine == "whisperx":
-        findings += _aligners(wanted)
+    """Whether what the engines and the diarizer load is there; asks the hub only as they would."""
+    findings = _of_each(wanted, _models)
     model = wanted.diarizer_model or _PYANNOTE
-    findings.append(speakers(wanted.diarizer, model, expected=wanted.engine in _TORCH))
+    expected = any(its.engine in _TORCH for its in engines(wanted).values())
+    findings.append(speakers(wanted.diarizer, model, expected=expected))
     return _together(findings)
+
+
+def _models(wanted: TranscribeSettings) -> list[Finding]:
+    match wanted.engine:
+        case "auto" | "faster-whisper":
+            return [_whisper(wanted)]
+        case "whisperx":
+            return [_whisper(wanted), *_aligners(wanted)]
+        case "sensevoice":
+            return [_sensevoice(wanted)]
+        case _:
+            return [Finding("ok", f"{wanted.engine} loads none")]
 
 
 def _whisper(wanted: TranscribeSettings) -> Finding:
@@ -238,14 +281,37 @@ def _of_hub(what: str, name: str, file: str, mend: str) -> Finding:
     return Finding("ok", f"{what}: {name} is to be fetched from the hub")
 
 
+def language_model(wanted: LlmSettings) -> Finding:
+    """Whether what a language model in this process needs is there; it is not loaded: it is large,
+    and the suite may hold it already."""
+    if missing := [it for it in ("transformers", "torch") if not _is_installed(it)]:
+        return Finding("fail", f"without {', '.join(missing)}", _ENRICH)
+    mend = "see CALLSTREAM_ENRICH__LLM__MODEL; copy the whole folder of a model: docs/summaries.md"
+    name, folder = wanted.model, Path(wanted.model).expanduser()
+    if not (folder.is_absolute() or name.startswith(".") or folder.is_dir()):
+        return _of_hub("language model", name, "config.json", mend)
+    lacks = [_lacking(folder, "config.json", "tokenizer_config.json")]
+    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+               "pytorch_model.bin.index.json")  # fmt: skip
+    if not _holds(folder, *weights):
+        lacks.append("its weights")
+    if told := ", ".join(filter(None, lacks)):
+        return Finding("fail", f"{name} lacks {told}", mend)
+    return Finding("ok", f"{name}, in this process: its files are there, it was not loaded")
+
+
 def versions(wanted: TranscribeSettings) -> Finding:
-    """The libraries of the engine, and whether the driver suits what they were built for."""
+    """The engines' libraries, and whether the driver suits what they were built for."""
+    return _together(_of_each(wanted, lambda its: [_versions(its)]))
+
+
+def _versions(wanted: TranscribeSettings) -> Finding:
     needed = ["ctranslate2", "faster-whisper"] if wanted.engine in _WHISPERS else []
     needed += {"whisperx": ["whisperx", "torch"], "sensevoice": ["funasr", "torch"]}.get(
         wanted.engine, []
     )
     if not needed:
-        return Finding("ok", f"transcribe.engine={wanted.engine} needs no library of its own")
+        return Finding("ok", f"{wanted.engine} needs no library of its own")
     have = {name: _version(name) for name in needed}
     if missing := [name for name, number in have.items() if number is None]:
         extra = _EXTRA.replace("transcribe", "sensevoice" if "funasr" in missing else "transcribe")

@@ -121,7 +121,7 @@ def _clip(number: int, text: str, folder: Path) -> Clip:
         what, _, where = str(error).partition(" - at `$.")
         field = re.split(r"[.\[`]", where)[0] if where else _missing(what)
         raise _wrong(field, what) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise WrongManifest(f"not JSON ({error}); write one object a line") from None
     if not told.file.strip() or "\0" in told.file:
         raise _wrong("file", f"{told.file!r} is no name")
@@ -294,7 +294,7 @@ def _segments(text: str) -> list[tuple[str, str]]:
     """A JSON list of {speaker, words or text, start_time or start in seconds}."""
     try:
         told = msgspec.json.decode(text, type=list[_Segment])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"{error}; write a list of {{speaker, words, start_time}}") from None
     if not told:
         raise ValueError("holds no segment")

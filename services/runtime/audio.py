@@ -58,6 +58,11 @@ _HEADERLESS: dict[str, tuple[str, dict[str, str]]] = {
     **dict.fromkeys(("sln16", "slin16"), ("s16le", {"sample_rate": "16000"})),
 }
 
+# Packets that were lost, or left out because nobody spoke, are gaps in a file's timestamps: silence
+# keeps the time there. What is shorter than a packet of telephony may be inexact timestamps; what
+# is longer, or goes back by more than a second, is the clock of another recording.
+_SHORTEST_GAP_S, _LONGEST_GAP_S, _BACK_S = 0.015, 3600.0, 1.0
+
 # With what a probing child ended, as `subprocess` tells it.
 _STATUS = struct.Struct("=i")
 
@@ -92,9 +97,10 @@ class AudioInfo:
     sample_rate_hz: int
     channels: int
     duration_ms: int
-    """Of what could be decoded: a file cut short has the duration of what is left."""
+    """Of what could be decoded, with the silence that its timestamps leave out: a file cut short
+    has the duration of what is left."""
     samples: int
-    """Per channel."""
+    """Per channel, with that silence."""
 
 
 def probe(path: Path, limits: AudioLimits, container: str | None = None) -> AudioInfo:
@@ -235,7 +241,8 @@ def decode(path: Path, rate: int = 16_000, container: str | None = None) -> Samp
     """All samples of a file that `probe` accepted: float32, full scale 1.0, (channels,
     samples).
 
-    Each channel is resampled to `rate` Hz by itself, nothing is mixed. `container` is
+    Each channel is resampled to `rate` Hz by itself, nothing is mixed. Gaps in the timestamps, of
+    up to an hour, are silence. `container` is
     `AudioInfo.container`; it is needed where the file has no header and `path` no suffix.
     Raises Invalid where the file cannot be decoded at all.
     """
@@ -274,11 +281,13 @@ def _resampled(path: Path, rate: int, container: str | None) -> Iterator[Samples
     import numpy as np
 
     hint = (container or path.suffix.lstrip(".")).lower()
-    channels = 0
+    channels = given = 0
+    seconds = 0.0
     resampler: av.AudioResampler | None = None
     setting: tuple[object, ...] = ()
 
     def planar(frames: list[av.AudioFrame]) -> Iterator[Samples]:
+        nonlocal given
         for frame in frames:
             if frame.samples:
                 samples = frame.to_ndarray().astype(np.float32, copy=False)
@@ -286,19 +295,31 @@ def _resampled(path: Path, rate: int, container: str | None) -> Iterator[Samples
                 piece = np.ascontiguousarray(packed.T)
                 if len(piece) < channels:
                     piece = np.concatenate([piece, np.repeat(piece[-1:], channels - len(piece), 0)])
+                given += frame.samples
                 yield piece[:channels]
+
+    def silence() -> Iterator[Samples]:
+        """All that is missing by now. Counted from the start: what is rounded does not add up."""
+        nonlocal given
+        while (count := min(rate, round(seconds * rate) - given)) > 0:
+            given += count
+            yield np.zeros((channels, count), np.float32)
 
     with path.open("rb") as file:
         with _opened(file, hint) as source:
-            for frame in _frames(source):
+            for frame, gap in _timed(_frames(source)):
                 now = (frame.format.name, frame.layout.name, frame.sample_rate)
-                if resampler is None or now != setting:
+                if resampler is None or now != setting or gap:
                     if resampler is not None:
                         yield from planar(resampler.resample(None))
                     channels = channels or frame.layout.nb_channels
                     # Packed: of planes PyAV reads eight pointers only, beyond them it crashes.
                     resampler = av.AudioResampler("flt", frame.layout, rate)
                     setting = now
+                if gap:
+                    seconds += gap / frame.sample_rate
+                    yield from silence()
+                seconds += frame.samples / frame.sample_rate
                 frame.pts = None
                 yield from planar(resampler.resample(frame))
         if resampler is None:
@@ -364,6 +385,27 @@ def _frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
         yield from frames
 
 
+def _timed(frames: Iterator[av.AudioFrame]) -> Iterator[tuple[av.AudioFrame, int]]:
+    """Each frame, with how many samples of silence are missing before it by the timestamps."""
+    begun_s = decoded_s = expected_s = 0.0
+    first = True
+    for frame in frames:
+        gap = 0
+        at_s = expected_s
+        if frame.pts is not None and frame.time_base:
+            at_s = float(frame.pts * frame.time_base)
+            missing_s = at_s - begun_s - decoded_s
+            if first or missing_s > _LONGEST_GAP_S or missing_s < -_BACK_S:
+                begun_s = at_s - decoded_s
+            # Of the whole time, so that timestamps that are off now and then do not add up.
+            elif min(missing_s, at_s - expected_s) > _SHORTEST_GAP_S:
+                gap = round(missing_s * frame.sample_rate)
+        first = False
+        expected_s = at_s + frame.samples / frame.sample_rate
+        decoded_s += (gap + frame.samples) / frame.sample_rate
+        yield frame, gap
+
+
 def _measure(file: BinaryIO, hint: str, limits: AudioLimits) -> AudioInfo:
     """Decode `file` to its end, counting; refuses as soon as a limit is passed."""
     with _opened(file, hint) as container:
@@ -372,12 +414,12 @@ def _measure(file: BinaryIO, hint: str, limits: AudioLimits) -> AudioInfo:
         _within(rate, channels, limits)
         samples = 0
         seconds = 0.0
-        for frame in _frames(container):
+        for frame, gap in _timed(_frames(container)):
             if not samples:
                 rate, channels = frame.sample_rate, frame.layout.nb_channels
             _within(frame.sample_rate, frame.layout.nb_channels, limits)
-            samples += frame.samples
-            seconds += frame.samples / frame.sample_rate
+            samples += gap + frame.samples
+            seconds += (gap + frame.samples) / frame.sample_rate
             if seconds > limits.max_duration_s:
                 raise Invalid(
                     "too_long", f"decodes to more than the {limits.max_duration_s:g} s allowed"

@@ -15,6 +15,9 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from services.runtime.observe import logger
+from services.transcribe.libraries import empty_caches, first_line, is_out_of_memory
+
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
 
@@ -25,7 +28,8 @@ _BATCHES_BEFORE_GROWTH = 256
 
 
 class OutOfMemory(Exception):
-    """The device had no room for a batch. Half of it may fit."""
+    """The device had no room for a batch, nor for an item of it alone, even when what libraries
+    keep of its memory was given back. Whatever else runs there may leave room later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Usage:
     items: int = 0
     out_of_memory: int = 0
     """Batches that did not fit."""
+    fits: int = 0
+    """Items that a batch may hold by now: fewer than asked for where the device lacks memory."""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +72,8 @@ class Batches(Generic[I, R]):
     call gets no more of the device than a short one. Items of replays are taken only where no live
     call has any. An item that fails is told to its caller alone: a batch that fails is divided
     until it is known which of its items it was. A batch that is out of memory is divided too, and
-    smaller ones are made from then on.
+    smaller ones are made from then on, until larger ones fit again; an item that has no room alone
+    is tried once more before its caller gets OutOfMemory.
     """
 
     def __init__(
@@ -75,8 +82,8 @@ class Batches(Generic[I, R]):
         size: int,
         alike: Callable[[I], Hashable] = lambda item: None,
     ) -> None:
-        """`run` answers a batch in its order; it is called by one thread at a time, and raises
-        OutOfMemory where the device has no room for so many."""
+        """`run` answers a batch in its order; it is called by one thread at a time. Where it fails
+        as libraries do whose device has no room, it is called with fewer."""
         if size < 1:
             raise ValueError(f"size={size}: a batch holds one item at least")
         self._run, self._size, self._alike = run, size, alike
@@ -84,7 +91,7 @@ class Batches(Generic[I, R]):
         self._callers: deque[_Caller[I, R]] = deque()
         self._working = False
         self._fits, self._since_growth = size, 0
-        self._usage = Usage()
+        self._usage = Usage(fits=size)
 
     @property
     def usage(self) -> Usage:
@@ -151,7 +158,15 @@ class Batches(Generic[I, R]):
                     return
                 batch = self._next()
                 self._changed.notify_all()
+            fitted = self._fits
             self._answer(batch)
+            if self._fits < fitted:
+                logger("transcribe").warning(
+                    "device out of memory, smaller batches are made",
+                    fits=self._fits, before=fitted, asked=self._size,
+                    times=self._usage.out_of_memory,
+                    mend="leave the device more memory, or set transcribe.batch_size lower",
+                )  # fmt: skip
             with self._changed:
                 for item in batch:
                     item.done = True
@@ -184,7 +199,7 @@ class Batches(Generic[I, R]):
             self._callers.append(caller)
         return batch
 
-    def _answer(self, batch: Sequence[_Item[I, R]]) -> None:
+    def _answer(self, batch: Sequence[_Item[I, R]], *, relieved: bool = False) -> None:
         started = time.monotonic()
         failure: BaseException | None = None
         try:
@@ -193,7 +208,11 @@ class Batches(Generic[I, R]):
                 item.result = result
         except BaseException as raised:
             failure = raised
-        crowded = isinstance(failure, OutOfMemory)
+        if crowded := failure is not None and _lacks_room(failure):
+            assert failure is not None
+            if not isinstance(failure, OutOfMemory):
+                # Not the failure itself, whose frames hold what was on the device.
+                failure = OutOfMemory(first_line(failure))
         with self._changed:
             usage = self._usage
             self._usage = Usage(
@@ -201,9 +220,14 @@ class Batches(Generic[I, R]):
                 batches=usage.batches + 1,
                 items=usage.items + (len(batch) if failure is None else 0),
                 out_of_memory=usage.out_of_memory + crowded,
+                fits=self._fit(len(batch), crowded),
             )
-            self._fit(len(batch), crowded)
         if failure is None:
+            return
+        if crowded and not relieved and len(batch) == 1:
+            del failure
+            empty_caches()
+            self._answer(batch, relieved=True)
             return
         if len(batch) == 1:
             with self._changed:
@@ -216,10 +240,16 @@ class Batches(Generic[I, R]):
         self._answer(batch[:middle])
         self._answer(batch[middle:])
 
-    def _fit(self, size: int, crowded: bool) -> None:
+    def _fit(self, size: int, crowded: bool) -> int:
+        """How many items may be run at once, when so many did fit or did not."""
         if crowded:
             self._fits, self._since_growth = max(1, min(self._fits, size // 2)), 0
         elif size == self._fits < self._size:
             self._since_growth += 1
             if self._since_growth >= _BATCHES_BEFORE_GROWTH:
                 self._fits, self._since_growth = min(self._size, 2 * self._fits), 0
+        return self._fits
+
+
+def _lacks_room(failure: BaseException) -> bool:
+    return isinstance(failure, OutOfMemory) or is_out_of_memory(failure)

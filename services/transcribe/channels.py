@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy as np
 
 from schemas.events import CallEnded, DegradationKind, Role, StoredRecording
 from services.runtime.audio import blocks
-from services.runtime.errors import Invalid
+from services.runtime.errors import Invalid, Transient, cause
+from services.transcribe.diarizer import Turns
 from services.transcribe.engine import RATE_HZ, Samples
 from services.transcribe.spans import Span
 
@@ -26,7 +28,12 @@ _LEVEL = 2.0
 _LOUD_SHARE = 0.05
 _SILENT = 1e-4
 _LAG_BLOCKS = 16
+# Of what is said on a channel the second voice says so much, or two voices are no evidence against
+# the platform's word that one party is alone on it.
+_SECOND_VOICE = 0.1
 
+SCRATCH_BYTES_PER_S = 4 * RATE_HZ
+"""What a second of a channel takes while its call is at work."""
 HUMANS = frozenset({Role.AGENT, Role.CUSTOMER, Role.SUPERVISOR, Role.EXTERNAL})
 
 
@@ -42,7 +49,7 @@ def unpack(
     What lies in `muted` (ms since the recording's start) is zero: it never leaves this function.
     Memory does not grow with the length of the call, and `folder` takes 64 kB a second of all
     channels together. Raises Invalid where nothing can be decoded, and `too_long` where the
-    channels add up to more than `longest_s`.
+    channels add up to more than `longest_s`; Transient where `folder` has no room.
     """
     silenced = [
         (max(0, span.start_ms * RATE_HZ // 1000), -(-span.end_ms * RATE_HZ // 1000))
@@ -61,13 +68,24 @@ def unpack(
         for first, last in silenced:
             block[:, max(0, first - position) : max(0, last - position)] = 0.0
         paths = paths or [folder / f"channel-{number}.f32" for number in range(len(block))]
-        for path, samples in zip(paths, block, strict=True):
-            with path.open("ab") as file:
-                file.write(samples.tobytes())
+        with scratch_errors(folder):
+            for path, samples in zip(paths, block, strict=True):
+                with path.open("ab") as file:
+                    file.write(samples.tobytes())
         position += block.shape[1]
     if position == 0:
         return [np.zeros(0, np.float32) for _ in paths]
-    return [np.memmap(path, np.float32, mode="r") for path in paths]
+    with scratch_errors(folder):
+        return [np.memmap(path, np.float32, mode="r") for path in paths]
+
+
+@contextmanager
+def scratch_errors(folder: Path) -> Iterator[None]:
+    """Raises Transient where a file of ours in `folder` cannot be: no call is at fault."""
+    try:
+        yield
+    except OSError as error:
+        raise Transient("scratch", f"{folder}: {cause(error)}") from error
 
 
 def same_audio(channels: Sequence[Samples]) -> list[int | None]:
@@ -152,13 +170,34 @@ class Speakers:
     """Whether all parties are on one channel, whose voices have to be parted."""
 
 
+def only_voiced(same_as: Sequence[int | None], voiced: Sequence[bool]) -> int | None:
+    """Of several distinct channels the one on which anybody speaks; None where that is not so.
+
+    It is a party's own where the others say nothing, as on voicemail; or it has all of them, where
+    one channel of a mono call was recorded into a file that has two.
+    """
+    distinct = [number for number, original in enumerate(same_as) if original is None]
+    speaking = [number for number in distinct if voiced[number]]
+    return speaking[0] if len(speaking) == 1 < len(distinct) else None
+
+
 def speakers(
-    call: CallEnded, recording: StoredRecording, same_as: Sequence[int | None]
+    call: CallEnded,
+    recording: StoredRecording,
+    same_as: Sequence[int | None],
+    only: int | None = None,
+    turns: Turns | None = None,
 ) -> Speakers:
     """Names and roles from the recording's channels; see Speakers.
 
     Several distinct channels are one speaker each. A single one, or one repeated (dual mono),
     is shared, unless one party can be told to be alone on it.
+
+    Where all that is said is on one of several, on `only`, what the platform tells of it is weighed
+    against the `turns` of its voices, if they were parted: a channel that says nothing is no party.
+    It is not shared where one person takes part, nor where one voice is heard. Where it has a role
+    of its own it is shared only if a second voice says a fair part of it; where it has none it is,
+    unless that is known to be one voice.
     """
     told = list(recording.channel_roles)
     problems: list[tuple[DegradationKind, str]] = []
@@ -172,7 +211,19 @@ def speakers(
             )
         )
         told = []
-    if sum(original is None for original in same_as) > 1:
+    several = sum(original is None for original in same_as) > 1
+    if several and only is not None and _has_all(call, told[only : only + 1], turns):
+        silent = ", ".join(str(number) for number in range(count) if number != only)
+        if told:
+            problems.append(
+                (
+                    DegradationKind.NO_ROLES,
+                    f"{where}: several voices on channel {only}, none on {silent}; the roles of "
+                    "channels are not used",
+                )
+            )
+        return Speakers(("speaker_0",) * count, (Role.UNKNOWN,) * count, tuple(problems), True)
+    if several:
         roles = told or [Role.UNKNOWN] * count
         if not told and recording.channel_roles == []:
             problems.append(
@@ -191,6 +242,20 @@ def speakers(
     role = alone_on(call, told if count == 1 else ())
     name = "speaker_0" if role is Role.UNKNOWN else role.lower()
     return Speakers((name,) * count, (role,) * count, tuple(problems), role is Role.UNKNOWN)
+
+
+def _has_all(call: CallEnded, told: Sequence[Role], turns: Turns | None) -> bool:
+    """Whether the one channel on which anybody speaks, of the role `told`, is everybody's."""
+    if len(humans(call)) == 1:
+        return False
+    named = alone_on(call, told) is not Role.UNKNOWN
+    if turns is None:
+        return not named
+    lengths: Counter[int] = Counter()
+    for turn in turns.turns:
+        lengths[turn.speaker] += turn.span.length_ms
+    second = sorted(lengths.values())[-2:-1]
+    return bool(second) and (not named or second[0] >= _SECOND_VOICE * lengths.total())
 
 
 def alone_on(call: CallEnded, told: Sequence[Role]) -> Role:

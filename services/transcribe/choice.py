@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from schemas.events import CallRecorded, Degradation, DegradationKind
 from schemas.events import Engine as Identity
 from services.runtime.errors import Failure, Invalid, NotYet, Transient
 from services.runtime.observe import logger
+from services.transcribe.batches import OutOfMemory
 from services.transcribe.diarizer import Diarizer, Parting
 from services.transcribe.engine import (
     NOTHING_KNOWN,
@@ -30,6 +31,7 @@ from services.transcribe.engine import (
     Samples,
     primary_tag,
 )
+from services.transcribe.libraries import first_line
 from services.transcribe.settings import (
     EngineRule,
     TranscribeSettings,
@@ -77,8 +79,8 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
     `asked_by` is what set `settings.engine`, for the reason that is published.
     Raises ValueError for a wrong setting, of a rule as far as that is seen before its model is
     loaded; Transient where the model of an engine that was asked for by name cannot be had now,
-    nor a fallback's. `auto` then takes PocketSphinx, and says so; where its Whisper is here and
-    only has no room now, it waits for that.
+    nor a fallback's. Under `auto` PocketSphinx is the last fallback, while no Whisper can be had;
+    where that is here and only has no room now, it waits for that.
     """
     _refuse_wrong_rules(settings)
     try:
@@ -86,16 +88,34 @@ def choose(settings: TranscribeSettings, asked_by: str = "transcribe.engine") ->
     except ValueError:
         raise
     except Exception as error:  # libraries fail to load in ways of their own
-        missing = [(settings, _missing(settings, error))]
-        for its in _fallbacks(settings, settings):
+        why = _missing(settings, error)
+        missing = [(settings, why)]
+        for its in (*_fallbacks(settings, settings), *_last_resort(settings, why)):
             try:
-                chosen = load(its, "transcribe.fallbacks")
+                chosen = load(its, _asks_for(its, settings))
             except Exception as another:
                 missing.append((its, _missing(its, another)))
                 continue
-            passed = [_Passed(it.engine, f"cannot be had ({why})") for it, why in missing]
+            passed = [_Passed(_name(it), f"cannot be had ({why})") for it, why in missing]
             return replace(_instead(chosen, passed), begun=_Begun(its, chosen, missing))
         raise
+
+
+def _last_resort(wanted: TranscribeSettings, missing: _Missing) -> tuple[TranscribeSettings, ...]:
+    """What `auto` does with where its Whisper is `missing` and nothing else listens."""
+    if wanted.engine != "auto" or missing.reason != "model_missing":
+        return ()
+    return (wanted.model_copy(update={"engine": "pocketsphinx"}),)
+
+
+def _asks_for(its: TranscribeSettings, settings: TranscribeSettings) -> str:
+    """Why an engine is loaded in place of the one that `settings` name."""
+    return "transcribe.fallbacks" if its.engine in settings.fallbacks else "transcribe.engine=auto"
+
+
+def _name(settings: TranscribeSettings) -> str:
+    """The engine that is meant."""
+    return "faster-whisper" if settings.engine == "auto" else settings.engine
 
 
 # What has to be there for an engine: modules with the extra that brings them, files of a folder.
@@ -149,7 +169,7 @@ def load(settings: TranscribeSettings, asked_by: str) -> Chosen:
             return _stub(asked_by)
         case "pocketsphinx":
             return _pocketsphinx(f"{asked_by} asks for it")
-        case "faster-whisper":
+        case "auto" | "faster-whisper":
             return _whisper(settings)
         case "whisperx":
             return _whisperx(settings)
@@ -157,13 +177,6 @@ def load(settings: TranscribeSettings, asked_by: str) -> Chosen:
             return _sensevoice(settings, asked_by)
         case "openai":
             return _openai(settings, asked_by)
-        case "auto":
-            try:
-                return _whisper(settings)
-            except Transient as missing:
-                if missing.reason != "model_missing":  # it is here, and what it runs on is busy
-                    raise
-                return _pocketsphinx(missing.detail)
 
 
 def runs_on_gpu(settings: TranscribeSettings, engine: str) -> bool:
@@ -202,6 +215,32 @@ def choose_diarizer(settings: TranscribeSettings, engine: str) -> Parting:
                 except Exception as missing:  # libraries fail to load in ways of their own
                     whys.append(f"{missing}".partition("\n")[0])
             return Parting(why_none="; ".join(whys))
+
+
+class Partings:
+    """What parts the voices of a call, by who listens to it; loaded once, when first needed.
+
+    Who listens may change: a stage that begins with an engine for trying out has its own later.
+    Thread-safe.
+    """
+
+    def __init__(
+        self,
+        settings: TranscribeSettings,
+        load: Callable[[TranscribeSettings, str], Parting] = choose_diarizer,
+    ) -> None:
+        self._settings, self._load = settings, load
+        self._lock = threading.Lock()
+        self._loaded: Parting | None = None
+
+    def __call__(self, engine: str) -> Parting:
+        """Blocks while models are loaded. Raises as `choose_diarizer`."""
+        if self._settings.diarizer == "auto" and engine in _FOR_TRYING_OUT:
+            return self._load(self._settings, engine)
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load(self._settings, engine)
+            return self._loaded
 
 
 # Rules
@@ -347,6 +386,10 @@ class _Down(Transient):
     """An engine that is loaded cannot listen now."""
 
 
+class _NotThis(NotYet):
+    """An engine that is loaded cannot listen to this one call now, and does to others."""
+
+
 class _Missing(Failure):
     """An engine cannot be loaded: not now, or, where it is `wrong`, as it is asked for."""
 
@@ -368,9 +411,9 @@ def _missing(wanted: TranscribeSettings, error: Exception) -> _Missing:
             missing = _Missing("wrong_setting", str(error), wrong=True)
         case _:
             # A driver, a file or a library that is broken may be mended, and no call is at fault.
-            why = f"{type(error).__name__}: {error}".partition("\n")[0][:_LONGEST_WHY]
+            why = first_line(error)
             missing = _Missing(
-                "engine_broken", f"{wanted.engine} cannot be loaded ({why})", wrong=False
+                "engine_broken", f"{_name(wanted)} cannot be loaded ({why})", wrong=False
             )
     logger("transcribe").warning(
         "engine not loaded", engine=wanted.engine, why=missing.detail,
@@ -385,8 +428,9 @@ def _after_s(missing: _Missing) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Listening:
-    """An engine, and who is told how it went."""
+class _Watched:
+    """An engine, and who is told how it went. What keeps it from listening is told from what is
+    wrong elsewhere."""
 
     engine: Engine
     took: Callable[[float], None]
@@ -412,6 +456,15 @@ class _Listening:
             heard = self.engine.transcribe(audio, spans, asked)
         except Transient as failure:
             raise _Down(failure.reason, failure.detail) from failure
+        except NotYet as failure:
+            raise _NotThis(failure.reason, failure.detail, failure.after_s) from failure
+        except OutOfMemory as failure:
+            # Of a single window, which is no larger than any other call's.
+            raise _Down(
+                "no_room",
+                f"{self.identity.name} on {self.identity.device}: {failure}; something else may "
+                "have that device's memory",
+            ) from failure
         finally:
             self.took(time.monotonic() - started)
         self.answered()
@@ -439,9 +492,6 @@ _MOST_FAILED = 64
 _AWAY_S = 60.0
 # Calls that wait for an engine ask again sooner than that, by the loop's longest backoff.
 _SILENT_S = 120.0
-
-# Of what a library says when it cannot be loaded.
-_LONGEST_WHY = 300
 
 _Key = tuple[str, str, str]
 
@@ -471,35 +521,38 @@ class Engines:
         for rule in settings.rules:
             wanted = with_engine(settings, rule.engine, rule.model, rule.model_dir)
             self._named[_key(wanted)] = "transcribe.rules"
+        if settings.engine == "auto":
+            its = settings.model_copy(update={"engine": "pocketsphinx"})
+            self._named.setdefault(_key(its), "transcribe.engine=auto")
         self._named[self._live_key] = "transcribe.engine"
         self._kept: OrderedDict[_Key, Chosen] = OrderedDict()
         self._failed: dict[_Key, tuple[float, _Missing]] = {}
         self._away: dict[_Key, _Away] = {}
-        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        # A live call does not wait for what a replay has fetched, nor for another rule's engine.
+        self._loading = {key: threading.Lock() for key in self._named}
+        self._loading_others = threading.Lock()
         if live.begun is not None:
             self._kept[_key(live.begun.settings)] = live.begun.chosen
             for its, missing in live.begun.missing:
                 self._failed[_key(its)] = (clock() + _after_s(missing), missing)
         else:
             self._kept[self._live_key] = live
-            if settings.engine == "auto":  # which is one of those that may be named, too
-                its = settings.model_copy(update={"engine": live.engine.identity.name})
-                self._kept[_key(its)] = live
-                self._named.setdefault(_key(its), "transcribe.engine")
 
     def hear(self, wanted: Wanted, listen: Callable[[TranscribeSettings, Chosen], T]) -> T:
         """What `listen` makes with the engine that is wanted, or with a fallback.
 
         It gets the settings and the engine of who listens. A fallback does where the one before
-        cannot be loaded, has been away for `fallback_after_s`, or knows none of the call's
-        languages. Where none knows them, the one that was wanted says that it does not.
+        cannot be loaded, has been away for `fallback_after_s`, fails at this call time and again,
+        or knows none of the call's languages. Where none knows them, the one that was wanted says
+        that it does not.
 
         Raises what `listen` raises; Transient where who is wanted cannot be had now, nor a
-        fallback. A replay gets NotYet then, and holds up no other; and Invalid for an engine that
-        it asks for and that cannot be.
+        fallback, and NotYet where that is so for this one call. A replay gets NotYet for both, and
+        holds up no other; and Invalid for an engine that it asks for and that cannot be.
         """
         try:
-            if wanted.by_option:
+            if wanted.by_option and wanted.settings.engine != "auto":
                 chosen = self._had(wanted.settings)
                 return listen(wanted.settings, self._watched(_key(wanted.settings), chosen))
             return self._heard(wanted, listen)
@@ -516,25 +569,32 @@ class Engines:
 
     def _heard(self, wanted: Wanted, listen: Callable[[TranscribeSettings, Chosen], T]) -> T:
         passed: list[_Passed] = []
-        failure: _Down | _Missing | None = None
+        failure: _Down | _NotThis | _Missing | None = None
         deaf: tuple[TranscribeSettings, Chosen] | None = None
-        for settings in (wanted.settings, *_fallbacks(wanted.settings, self._settings)):
+        others = deque([wanted.settings, *_fallbacks(wanted.settings, self._settings)])
+        last_resort: tuple[TranscribeSettings, ...] = ()
+        while others:
+            settings = others.popleft()
             key = _key(settings)
             if (away := self._still_away(key)) is not None:
                 failure = failure or away
-                passed.append(_Passed(settings.engine, f"is away ({away})"))
+                passed.append(_Passed(_name(settings), f"is away ({away})"))
                 continue
             try:
                 chosen = self._had(settings)
             except _Missing as missing:
                 failure = failure or missing
-                passed.append(_Passed(settings.engine, f"cannot be had ({missing})"))
+                passed.append(_Passed(_name(settings), f"cannot be had ({missing})"))
+                last = _last_resort(settings, missing)
+                others += last
+                last_resort += last
                 continue
             chosen = _instead(self._watched(key, chosen), passed)
             if wanted.rule:
                 chosen = replace(chosen, reason=f"{wanted.rule}: {chosen.reason}")
             name, knows = chosen.engine.identity.name, chosen.engine.languages
-            if wanted.languages and knows is not None and not {*knows} & {*wanted.languages}:
+            knows_none = knows is not None and not {*knows} & {*wanted.languages}
+            if wanted.languages and knows_none and settings not in last_resort:
                 deaf = deaf or (settings, chosen)
                 told = ", ".join(wanted.languages)
                 passed.append(_Passed(name, f"cannot transcribe {told}"))
@@ -548,6 +608,9 @@ class Engines:
                 # Not the exception itself, whose frames hold the call's audio.
                 failure = failure or _Down(down.reason, down.detail)
                 passed.append(_Passed(name, f"is away ({down})"))
+            except _NotThis as not_this:
+                failure = failure or _NotThis(not_this.reason, not_this.detail, not_this.after_s)
+                passed.append(_Passed(name, f"cannot hear this call now ({not_this})"))
         if failure is not None:
             # Who is away may know the language: a call is not lost for having been early.
             raise failure
@@ -557,22 +620,23 @@ class Engines:
     # What is loaded
 
     def _had(self, wanted: TranscribeSettings) -> Chosen:
-        """The engine that `wanted` asks for; loading it takes long, and who asks for it or for
-        another that is to be loaded waits. Raises _Missing: for one that could not be had nobody
-        waits again but who tries it for all.
+        """The engine that `wanted` asks for; loading it takes long, and who asks for it waits, as
+        do those who ask for others that the settings do not name, where it is one. Raises _Missing:
+        for one that could not be had nobody waits again but who tries it for all.
         """
         key = _key(wanted)
         kept, failed = self._known(key)
         if kept is not None:
             return kept
-        if not self._loading.acquire(blocking=failed is None):
+        loading = self._loading.get(key, self._loading_others)
+        if not loading.acquire(blocking=failed is None):
             assert failed is not None
             raise failed.anew()
         try:
             kept, _ = self._known(key)
             return kept or self._loaded(key, wanted)
         finally:
-            self._loading.release()
+            loading.release()
 
     def _known(self, key: _Key) -> tuple[Chosen | None, _Missing | None]:
         """It, or why it could not be had when it was last tried.
@@ -619,7 +683,7 @@ class Engines:
             with self._lock:
                 self._away.pop(key, None)
 
-        return replace(chosen, engine=_Listening(chosen.engine, self._listened, answered))
+        return replace(chosen, engine=_Watched(chosen.engine, self._listened, answered))
 
     def _still_away(self, key: _Key) -> _Down | None:
         """Why it is not worth asking; None where it is: whoever is told so tries it for all."""
@@ -665,7 +729,7 @@ def _key(settings: TranscribeSettings) -> _Key:
         case "sensevoice":
             return settings.engine, "", str(settings.sensevoice.model_dir or "")
         case _:
-            return settings.engine, settings.model, str(settings.model_dir or "")
+            return _name(settings), settings.model, str(settings.model_dir or "")
 
 
 # Each engine brings its own heavy library: imported by who uses it.

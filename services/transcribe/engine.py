@@ -75,7 +75,8 @@ class Asked:
     """How a channel is to be listened to."""
 
     language: str | None = None
-    """Primary tag of what is spoken; None: the engine tells by itself."""
+    """Primary tag of what is spoken, as `primary_tag` gives it; None: the engine tells by
+    itself."""
     hints: tuple[str, ...] = ()
     """Primary tags that are likelier than others."""
     terms: tuple[str, ...] = ()
@@ -120,7 +121,17 @@ class Engine(Protocol):
         """
 
 
+# Languages by the tags that engines and platforms have for them -> the one that is used here:
+# Mandarin, Bokmål, Filipino as engines know them; the old tags of Hebrew, Indonesian and Yiddish;
+# Javanese as Whisper writes it.
+_ALIASES = {
+    "": UNDETERMINED, "cmn": "zh", "fil": "tl", "in": "id", "iw": "he", "ji": "yi", "jw": "jv",
+    "nb": "no",
+}  # fmt: skip
+
+
 def primary_tag(tag: str) -> str:
-    """The primary language of a BCP 47 tag, lower case; Mandarin by either name is 'zh'."""
+    """The primary language of a BCP 47 tag, lower case, one tag for each language: Mandarin by
+    either name is 'zh'."""
     primary = tag.replace("_", "-").split("-")[0].strip().lower()
-    return {"cmn": "zh", "": UNDETERMINED}.get(primary, primary)
+    return _ALIASES.get(primary, primary)

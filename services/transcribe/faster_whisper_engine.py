@@ -10,15 +10,13 @@ from typing import Any
 
 import ctranslate2
 import faster_whisper
-import httpx
 from faster_whisper.utils import download_model
-from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from schemas.events import Engine as Identity
 from services.runtime.errors import Transient
 from services.transcribe.engine import NOTHING_KNOWN, Asked, Heard, Samples
-from services.transcribe.libraries import files_hash
+from services.transcribe.libraries import files_hash, is_out_of_memory, silent_hub
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
 from services.transcribe.whisper import GAP_MS, Whisper
@@ -91,7 +89,7 @@ def loaded(
             local_files_only=True,
         )
     except (RuntimeError, ValueError) as error:
-        if "out of memory" in str(error).lower():
+        if is_out_of_memory(error):
             raise Transient(
                 "no_room",
                 f"the Whisper model in {str(folder)!r} has no room now on "
@@ -153,20 +151,6 @@ def locate(settings: TranscribeSettings) -> tuple[Path, str]:
         f"transcribe.model={name!r} is not in the cache and {why}; set transcribe.model_dir to a "
         "folder that holds it, or let the hub be reached",
     )
-
-
-def silent_hub(timeout_s: float) -> str | None:
-    """Why nothing can be had from the model hub; None where it answers.
-
-    The hub's own client retries for minutes; one plain question bounds the wait.
-    """
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    try:
-        httpx.head(constants.ENDPOINT, timeout=timeout_s)
-    except httpx.HTTPError as error:
-        return f"the hub cannot be reached ({type(error).__name__})"
-    return None
 
 
 def _revision(folder: Path) -> str:

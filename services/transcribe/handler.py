@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -20,28 +20,34 @@ from services.transcribe.transcriber import Transcriber
 from services.transcribe.vad import Vad
 from services.transcribe.vocabulary import load_vocabularies
 
-# Calls at work at once where they share a GPU.
-_GPU_WORKERS = 16
+# Calls at work at once where they share a GPU, and elsewhere: one alone would hold up every other
+# for as long as it is.
+_GPU_WORKERS, _CPU_WORKERS = 16, 2
 
 
 def stage(
     settings: TranscribeSettings,
     objects: Objects,
     chosen: Chosen,
-    parting: Parting = NO_PARTING,
+    parting: Parting | Callable[[str], Parting] = NO_PARTING,
     clock: Callable[[], datetime] = utc_now,
     listened: Callable[[float], None] = lambda seconds: None,
 ) -> Stage:
     """The stage over `objects`, which hold the audio and keep the results; see Transcriber.
 
-    `chosen` comes from `choose(settings)`, `parting` from `choose_diarizer`: both are
-    logged once here. Raises FileError for vocabularies or phrases that cannot be used.
-    `listened` is told the seconds that each call of an engine took.
+    `chosen` comes from `choose(settings)`, `parting` from `choose_diarizer`, or is `Partings`,
+    which tell it by who listens: both are logged once here. Raises FileError for vocabularies or
+    phrases that cannot be used. `listened` is told the seconds that each call of an engine took.
     Rules, fallbacks and a replay's options are honoured call by call, see Engines. What a replay of
     ingest has made is not listened to where it comes, before live calls: it is asked for as a
     replay.
     """
     identity = chosen.engine.identity
+
+    def parting_of(engine: str) -> Parting:
+        return parting if isinstance(parting, Parting) else parting(engine)
+
+    first = parting_of(identity.name)
     logger("transcribe").info(
         "engine chosen",
         engine=identity.name,
@@ -49,14 +55,14 @@ def stage(
         model=identity.model,
         device=identity.device,
         reason=chosen.reason,
-        diarizer=parting.diarizer.identity if parting.diarizer is not None else "none",
+        diarizer=first.diarizer.identity if first.diarizer is not None else "none",
     )
     transcriber = Transcriber(
         settings,
         objects,
         chosen,
         Vad(),
-        parting,
+        first,
         load_vocabularies(settings.vocabulary_dir),
         load_roles(settings.roles),
     )
@@ -68,7 +74,8 @@ def stage(
         event, replay = envelope.event, envelope.generation > 0
 
         def listen(its: TranscribeSettings, who: Chosen) -> CallTranscribed | None:
-            by = replace(transcriber, settings=its, chosen=who)
+            parts = parting_of(who.engine.identity.name)
+            by = replace(transcriber, settings=its, chosen=who, parting=parts)
             return by.transcribe(event, clock(), replay=replay)
 
         wanted = wanted_for(event, settings, envelope.options, replay=replay)
@@ -91,15 +98,20 @@ def _workers(settings: TranscribeSettings, chosen: Chosen) -> int:
     What the settings want counts as well as who listens now: a stage that began with a fallback is
     as wide as it has to be when its engine is back.
     """
-    if settings.workers:
-        return settings.workers
     wanted = {rule.engine for rule in settings.rules}
     if chosen.begun is not None:
         wanted.add("faster-whisper" if settings.engine == "auto" else settings.engine)
     on_gpu = chosen.engine.identity.device == "cuda" or any(
         runs_on_gpu(settings, engine) for engine in sorted(wanted)
     )
+    return calls_at_once(settings, {chosen.engine.identity.name, *wanted}, on_gpu=on_gpu)
+
+
+def calls_at_once(settings: TranscribeSettings, engines: Collection[str], *, on_gpu: bool) -> int:
+    """How many calls are at work at once where `engines` listen, `on_gpu` if one of them does."""
+    if settings.workers:
+        return settings.workers
     return max(
-        _GPU_WORKERS if on_gpu else 1,
-        settings.endpoint.concurrency if "openai" in {chosen.engine.identity.name, *wanted} else 1,
+        _GPU_WORKERS if on_gpu else _CPU_WORKERS,
+        settings.endpoint.concurrency if "openai" in engines else 1,
     )

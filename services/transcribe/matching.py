@@ -22,19 +22,14 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
+from services.transcribe.script import KATAKANA, UNSPACED
+
 _T = TypeVar("_T")
 
 # Tokens that a phrase's "..." reaches over.
 GAP = 5
 _ENDS_SENTENCE = frozenset(".!?。;")
 
-# Of scripts written without spaces, in order; Katakana and Hangul are told apart below.
-_FREE = (
-    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0x2FDF), (0x3005, 0x3007),
-    (0x3021, 0x3029), (0x3041, 0x309F), (0x3105, 0x312F), (0x31A0, 0x31BF), (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF), (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
-)  # fmt: skip
-_KATAKANA = ((0x30A1, 0x30FA), (0x30FC, 0x30FF), (0x31F0, 0x31FF))
 _HANGUL = ((0x1100, 0x11FF), (0x3131, 0x318F), (0xA960, 0xA97F), (0xAC00, 0xD7FF))
 _APOSTROPHES = "‘’ʼ＇`´"
 _HYPHENS = "‐‑－"
@@ -62,7 +57,7 @@ def kind(character: str) -> Kind:
         return Kind.MARK
     if not character.isalnum() and character != "_":
         return Kind.OTHER
-    for ranges, of in ((_FREE, Kind.FREE), (_KATAKANA, Kind.KATAKANA), (_HANGUL, Kind.HANGUL)):
+    for ranges, of in ((UNSPACED, Kind.FREE), (KATAKANA, Kind.KATAKANA), (_HANGUL, Kind.HANGUL)):
         if any(first <= ord(character) <= last for first, last in ranges):
             return of
     return Kind.WORD

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpcore
 import httpx
@@ -28,7 +28,7 @@ import numpy as np
 from schemas.events import Degradation, DegradationKind
 from schemas.events import Engine as Identity
 from services.runtime.endpoint import Slots, TooLarge, posted, reason_in, retry_after_s
-from services.runtime.errors import Invalid, Transient, cause
+from services.runtime.errors import Invalid, NotYet, Transient, cause
 from services.runtime.observe import logger
 from services.transcribe.engine import (
     NOTHING_KNOWN,
@@ -46,6 +46,8 @@ from services.transcribe.placing import by_stretch, placed
 from services.transcribe.settings import EndpointSettings
 from services.transcribe.spans import Span, total_ms, windows
 
+V = TypeVar("V")
+
 # Longer silence parts what is sent: models invent text on silence.
 GAP_MS = 2_000
 # What is sent is no shorter: servers refuse a tenth of a second.
@@ -53,10 +55,13 @@ _SHORTEST_MS = 500
 # What nobody says in a second; more is a loop, or nonsense.
 _MOST_CHARACTERS_A_SECOND = 100
 _LONGEST_WORD = 200
-# Of what a server says of itself, or of a failure.
 # Answers kept of calls that a failure broke off, of a stretch each.
 _MOST_KEPT = 512
 _MOST_DOUBTED = 1_024
+# A stretch that took too long so often, over so long, while others were answered in between, waits
+# where it holds nobody up.
+_SLOW_TIMES = 3
+_SLOW_S = 300.0
 # In one go, before a call starts again later.
 _MOST_BUSY_TRIES = 10
 _LONGEST_BUSY_S = 3_600.0
@@ -112,6 +117,10 @@ class EndpointFailed(Exception):
 
 class _Doubtful(Transient):
     """The server, or what it was sent, is at fault."""
+
+
+class _Slow(Transient):
+    """No answer in time: of a server with much to do, or away, or of one that this takes long."""
 
 
 class _Busy(Exception):
@@ -170,6 +179,17 @@ class _Answer:
     """Whether it is known that the server gives no richer one, or which."""
 
 
+@dataclass(slots=True)
+class _Waited:
+    """A stretch of which no answer came in time."""
+
+    since_s: float
+    answered: int
+    """How many others had been answered when it last failed."""
+    times: int = 0
+    """How often it failed after others had been answered."""
+
+
 class OpenAIEngine:
     """One model of a server. Thread-safe; nothing is asked of the server when it is made.
 
@@ -180,7 +200,8 @@ class OpenAIEngine:
     Raises Transient where the server is away, busy, refuses who asks or is no such server:
     `endpoint_down`, `endpoint_busy`, `endpoint_refused`, `endpoint_strange`. What was heard of the
     call until then is kept, and not asked for again. Raises Invalid (`endpoint_refused`) for audio
-    that the server refuses while it takes silence so asked, EndpointFailed where it fails at it.
+    that the server refuses while it takes silence so asked, EndpointFailed where it fails at it,
+    and NotYet (`endpoint_slow`) for audio that it answers too late for minutes, and other in time.
     """
 
     def __init__(
@@ -220,6 +241,8 @@ class OpenAIEngine:
         self._busy_until = 0.0
         self._kept: OrderedDict[bytes, _Answer] = OrderedDict()
         self._doubted: OrderedDict[bytes, None] = OrderedDict()
+        self._slow: OrderedDict[bytes, _Waited] = OrderedDict()
+        self._answered = 0
         self.languages: Collection[str] | None = (
             None
             if settings.languages is None
@@ -353,26 +376,38 @@ class OpenAIEngine:
         if asked.language is not None:
             return Told(asked.language, None)
         if answer.language == UNDETERMINED and len(asked.hints) == 1:
-            return Told(asked.hints[0], None)
+            (only,) = asked.hints
+            if self.languages is None or only in self.languages:
+                return Told(only, None)
         return Told(answer.language, None)
 
     # What is asked, and what is known of it
 
     def _answer(self, question: _Question, replay: bool) -> _Answer:
         """Raises Invalid where the audio is refused, and _PromptRefused."""
+
+        def probe() -> None:
+            self._probe_like(question, replay)
+
         try:
-            return self._taken(question, replay, lambda: self._probe_like(question, replay))
+            return self._taken(question, replay, probe)
+        except _PromptRefused:
+            raise
+        except _Refused:
+            probe()
+        # It may have been the server's mood: a call is given up only for what happens twice.
+        try:
+            return self._taken(question, replay, probe)
         except _PromptRefused:
             raise
         except _Refused as refused:
-            self._probe_like(question, replay)
             told = f"{self._where(refused)}, of this call's audio, while it takes silence so asked"
             raise Invalid("endpoint_refused", told) from None
 
     def _taken(self, question: _Question, replay: bool, probe: Callable[[], None]) -> _Answer:
         """The answer, which may be known; where it is in doubt, `probe` is to pass first.
 
-        Raises _Refused, and what `probe` raises.
+        Raises _Refused, NotYet where it has come too late for long, and what `probe` raises.
         """
         key = question.key
         with self._lock:
@@ -390,10 +425,39 @@ class OpenAIEngine:
             with self._lock:
                 _remember(self._doubted, key, None, _MOST_DOUBTED)
             raise
+        except _Slow as failure:
+            if (waited := self._waited(key)) is None:
+                raise
+            raise NotYet(
+                "endpoint_slow",
+                f"{failure.detail}; so {waited.times + 1} times in "
+                f"{self._clock() - waited.since_s:.0f} s, while it answers others",
+            ) from failure
         with self._lock:
+            self._answered += 1
             self._doubted.pop(key, None)
+            self._slow.pop(key, None)
             _remember(self._kept, key, answer, _MOST_KEPT)
         return answer
+
+    def _waited(self, key: bytes) -> _Waited | None:
+        """Note that no answer came in time; how long that has been so where others get theirs.
+
+        None where it is too early to say so, and where nothing is answered: a server that is away,
+        or has too much to do, is waited for.
+        """
+        now = self._clock()
+        with self._lock:
+            waited = self._slow.get(key)
+            if waited is None:
+                _remember(self._slow, key, _Waited(now, self._answered), _MOST_DOUBTED)
+                return None
+            self._slow.move_to_end(key)
+            others = self._answered > waited.answered
+            waited.answered = self._answered
+            waited.times += others
+            long = waited.times + 1 >= _SLOW_TIMES and now - waited.since_s >= _SLOW_S
+            return waited if others and long else None
 
     def _asked(self, question: _Question, replay: bool) -> _Answer:
         """The answer in the richest form that the server gives. Raises _Refused."""
@@ -515,12 +579,11 @@ class OpenAIEngine:
             raise self._transient("endpoint_down", told) from error
         except httpcore.TimeoutException as error:
             # Of a server with much to do, too: it says nothing of what was sent.
-            raise self._transient(
-                "endpoint_down",
+            raise self._slow_to(
                 f"no answer within transcribe.endpoint.timeout_s={settings.timeout_s:g}; where it "
                 "needs longer, raise that, or lower transcribe.endpoint.longest_s="
                 f"{settings.longest_s:g} or transcribe.endpoint.concurrency="
-                f"{settings.concurrency}",
+                f"{settings.concurrency}"
             ) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             raise self._doubtful("endpoint_down", f"breaks off ({cause(error)})") from error
@@ -566,7 +629,7 @@ class OpenAIEngine:
                 raise _Busy(told, retry_after_s(headers))
             case 408 | 502 | 503 | 504:
                 # A gateway says that the server is away, or that something took too long.
-                raise self._transient("endpoint_down", told)
+                raise self._slow_to(told)
             case _ if status >= 500:
                 raise self._doubtful("endpoint_down", told)
             case _:
@@ -579,11 +642,14 @@ class OpenAIEngine:
     def _transient(self, reason: str, told: object) -> Transient:
         return Transient(reason, self._where(told))
 
+    def _slow_to(self, told: object) -> _Slow:
+        return _Slow("endpoint_down", self._where(told))
+
     def _doubtful(self, reason: str, told: object) -> _Doubtful:
         return _Doubtful(reason, self._where(told))
 
 
-def _remember(kept: OrderedDict[bytes, Any], key: bytes, value: object, most: int) -> None:
+def _remember(kept: OrderedDict[bytes, V], key: bytes, value: V, most: int) -> None:
     kept[key] = value
     kept.move_to_end(key)
     while len(kept) > most:

@@ -1,7 +1,9 @@
-"""Words of a recogniser: found again in its text, and given to the stretches they are said in."""
+"""Words of a recogniser: found again in its text, made of letters that were placed one by one, and
+given to the stretches they are said in."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -10,6 +12,7 @@ from typing import NamedTuple
 from schemas.events import Degradation, DegradationKind
 from services.transcribe.engine import HeardWord
 from services.transcribe.spans import Span
+from services.transcribe.words import ends
 
 
 class Placed(NamedTuple):
@@ -64,6 +67,38 @@ def placed(text: str, named: Sequence[HeardWord]) -> Placed:
 def _says(text: str) -> bool:
     """Whether more than signs stands in it."""
     return any(letter.isalnum() for letter in text)
+
+
+def of_letters(text: str, letters: Sequence[HeardWord]) -> list[HeardWord]:
+    """The words of `text`, whose characters are `letters`: one for each, in order.
+
+    A word has its signs and the white space before it, so that they make up the whole text. Its
+    times and its confidence are those of its letters, of its signs only where it has no other; none
+    where these have none.
+    """
+    words: list[HeardWord] = []
+    first = 0
+    for number, last in enumerate(every := ends(text), 1):
+        own = [letter for letter in letters[first:last] if not letter.text.isspace()]
+        own = [letter for letter in own if not _is_sign(letter.text)] or own
+        starts = [it.start_ms for it in own if it.start_ms is not None]
+        stops = [it.end_ms for it in own if it.end_ms is not None]
+        sure = [it.confidence for it in own if it.confidence is not None]
+        start = min(starts) if starts and stops else None
+        words.append(
+            HeardWord(
+                text=text[first:] if number == len(every) else text[first:last],
+                start_ms=start,
+                end_ms=None if start is None else max(start, *stops),
+                confidence=round(sum(sure) / len(sure), 4) if sure else None,
+            )
+        )
+        first = last
+    return words
+
+
+def _is_sign(letter: str) -> bool:
+    return unicodedata.category(letter).startswith("P")
 
 
 def by_stretch(

@@ -66,6 +66,8 @@ class PocketSphinxEngine:
         sure = [word.confidence or 0.0 for found in heard for word in found.words or ()]
         if sure and not told and sum(sure) / len(sure) < SURE:
             # One segment of foreign speech may fit English words well; a channel of it does not.
+            if asked.hints and "en" not in asked.hints:
+                return Heard()  # it is what the hints say
             heard = [replace(found, language=UNDETERMINED) for found in heard]
             return Heard(segments=tuple(heard))
         return Heard(segments=tuple(heard), language="en" if heard else UNDETERMINED)

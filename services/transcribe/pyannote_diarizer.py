@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, redirect_stdout
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,16 @@ from typing import Any
 import numpy as np
 
 from services.runtime.errors import Transient
-from services.transcribe.batches import Batches
+from services.transcribe.batches import Batches, OutOfMemory
 from services.transcribe.diarizer import Turn, Turns, arranged
 from services.transcribe.engine import RATE_HZ, Samples
-from services.transcribe.faster_whisper_engine import silent_hub
-from services.transcribe.libraries import files_hash, first_line, library
+from services.transcribe.libraries import (
+    files_hash,
+    first_line,
+    library,
+    silent_hub,
+    torch_device,
+)
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, joined, within
 
@@ -30,15 +37,18 @@ _MEND = (
 # It hears for itself where a voice is; beyond so much of what the voice detection says it is masked
 # or no speech.
 _MARGIN_MS = 500
+# What warnings are heard is a matter of the whole process.
+_QUIET = threading.RLock()
 
 
 class PyannoteDiarizer:
-    """Parts voices with a pipeline of pyannote.audio 4, one call at a time.
+    """Parts voices with a pipeline of pyannote.audio 4: of one live call and one replay at a time.
 
-    A live call is never behind more than the one replay that has begun.
+    What its models hear at once, a few seconds of audio, is one item for the device: a live call
+    waits for no more of a replay than that.
 
-    The audio is not copied, but what pyannote makes of it grows with its length: some hundred MB
-    an hour.
+    The audio is not copied, but what pyannote makes of it grows with its length, and what it
+    clusters with the square of it: `diarizer_longest_s` bounds that.
     """
 
     def __init__(self, settings: TranscribeSettings) -> None:
@@ -50,9 +60,7 @@ class PyannoteDiarizer:
         name = settings.diarizer_model or MODEL
         pipelines = library("pyannote.audio", "transcribe.diarizer=pyannote")
         self._torch = library("torch", "transcribe.diarizer=pyannote")
-        device = settings.device
-        if device == "auto":
-            device = "cuda" if self._torch.cuda.is_available() else "cpu"
+        device = torch_device(self._torch, settings.device)
         folder = Path(name)
         if folder.is_absolute() and not (folder / "config.yaml").is_file():
             raise ValueError(
@@ -61,7 +69,13 @@ class PyannoteDiarizer:
             )
         self._pipeline = _loaded(pipelines.Pipeline, name, folder, settings.hub_timeout_s)
         self._pipeline.to(self._torch.device(device))
-        self._shares: Batches[tuple[Samples, int | None], Any] = Batches(self._run, 1)
+        self._shares: Batches[Callable[[], Any], Any] = Batches(self._run, 1)
+        self._calling = threading.local()
+        self._turn = {False: threading.Lock(), True: threading.Lock()}
+        self._part: Callable[[Samples, int | None], Any] = self._parted
+        if not self._shares_models():  # it is not one of those that are known
+            self._part = self._shared(self._parted)
+        self._longest_s = settings.diarizer_longest_s
         called = folder.name if folder.is_dir() else name
         self.identity = (
             f"pyannote.audio {version('pyannote.audio')}: {called}{_revision(name, folder)}"
@@ -75,11 +89,21 @@ class PyannoteDiarizer:
         *,
         replay: bool = False,
     ) -> Turns:
-        """As `Diarizer.diarize`; there are no more speakers than `parties`, and may be fewer."""
+        """As `Diarizer.diarize`; there are no more speakers than `parties`, and may be fewer.
+
+        Raises ValueError where the audio is longer than the settings allow.
+        """
         if not speech:
             return Turns()
-        with closing(self._shares.each([(audio, parties)], replay=replay)) as answers:
-            (found,) = answers
+        if audio.size > self._longest_s * RATE_HZ:
+            raise ValueError(
+                f"{audio.size / RATE_HZ:.0f} s are more than "
+                f"transcribe.diarizer_longest_s={self._longest_s:g}, as its memory grows with the "
+                "square of the length; transcribe.diarizer=resemblyzer parts any length"
+            )
+        with self._turn[replay]:
+            self._calling.replay = replay
+            found = self._part(audio, parties)
         heard = joined(Span(it.start_ms - _MARGIN_MS, it.end_ms + _MARGIN_MS) for it in speech)
         heard = within(heard, Span(0, audio.size * 1000 // RATE_HZ))
         numbers: dict[str, int] = {}
@@ -88,19 +112,60 @@ class PyannoteDiarizer:
             _turns(found.exclusive_speaker_diarization, heard, numbers),
         )
 
-    def _run(self, given: Sequence[tuple[Samples, int | None]]) -> list[Any]:
-        ((audio, parties),) = given
-        with warnings.catch_warnings():
-            # That samples mapped from a file cannot be written, and of short stretches' statistics.
-            warnings.simplefilter("ignore")
+    def _parted(self, audio: Samples, parties: int | None) -> Any:
+        with _QUIET, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that samples mapped from a file cannot be written
             waveform = self._torch.from_numpy(np.asarray(audio, np.float32))[None]
-            with self._torch.inference_mode():
-                found = self._pipeline(
-                    {"waveform": waveform, "sample_rate": RATE_HZ},
-                    min_speakers=1,
-                    max_speakers=parties,
-                )
-        return [found]
+        with self._torch.inference_mode():
+            return self._pipeline(
+                {"waveform": waveform, "sample_rate": RATE_HZ}, min_speakers=1, max_speakers=parties
+            )
+
+    def _shares_models(self) -> bool:
+        """Whether the pipeline's models are, by now, run as items for the device."""
+        ear: Any = getattr(self._pipeline, "_segmentation", None)
+        voices: Any = getattr(self._pipeline, "_embedding", None)
+        if not hasattr(ear, "infer") or not callable(voices):
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            getattr(voices, "min_num_samples", None)  # found once, by trial, with the model
+        ear.infer = self._shared(ear.infer)
+        self._pipeline._embedding = _Shared(voices, self._shared(voices))
+        return True
+
+    def _shared(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """`run`, on the device when it is the calling thread's turn."""
+
+        def shared(*given: Any, **named: Any) -> Any:
+            item = partial(run, *given, **named)
+            with closing(self._shares.each([item], replay=self._calling.replay)) as answers:
+                (answer,) = answers
+            return answer
+
+        return shared
+
+    def _run(self, given: Sequence[Callable[[], Any]]) -> list[Any]:
+        (run,) = given
+        with _QUIET, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the statistics of short stretches
+            try:
+                return [run()]
+            except MemoryError as error:  # how it says that the device has no room
+                raise OutOfMemory(first_line(error)) from None
+
+
+class _Shared:
+    """A model that is run elsewhere, and else is what it is."""
+
+    def __init__(self, model: Any, run: Callable[..., Any]) -> None:
+        self._model, self._run = model, run
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self._run(*given, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 def _turns(annotation: Any, heard: Sequence[Span], numbers: dict[str, int]) -> Iterator[Turn]:

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from services.transcribe.batches import Batches
 from services.transcribe.diarizer import Turn, Turns, arranged
 from services.transcribe.engine import RATE_HZ, Samples
-from services.transcribe.libraries import library
+from services.transcribe.libraries import first_line, library, torch_device
 from services.transcribe.spans import Span, joined
 from services.transcribe.voices import Beside, Floats, Indices, centres
 
@@ -74,8 +74,7 @@ class ResemblyzerDiarizer:
         or the extra `transcribe` is not installed, or the file is none of the encoder's weights.
         """
         torch = library("torch", "transcribe.diarizer=resemblyzer")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch_device(torch, device)
         ear, voices = (
             _file("whisperx", "assets/pytorch_model.bin"),
             weights or _file("resemblyzer", "pretrained.pt"),
@@ -547,10 +546,9 @@ def _encoder(torch: Any, file: Path) -> Any:
         wanted = {name: state[name] for name in encoder.state_dict()}
         encoder.load_state_dict(wanted)
     except Exception as error:  # whatever torch finds wrong with a file
-        why = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
         raise ValueError(
             f"transcribe.diarizer_model={str(file)!r} holds no weights of Resemblyzer's encoder "
-            f"({why}); name its pretrained.pt, or unset it"
+            f"({first_line(error)}); name its pretrained.pt, or unset it"
         ) from error
     return encoder.eval()
 

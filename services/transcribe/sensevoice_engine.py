@@ -7,7 +7,6 @@ own post-processing makes emoji of them.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import re
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 from schemas.events import Engine as Identity
 from schemas.events import Sound, VoiceEmotion
 from services.runtime.errors import Transient
-from services.transcribe.batches import Batches, OutOfMemory
+from services.transcribe.batches import Batches
 from services.transcribe.engine import (
     NOTHING_KNOWN,
     RATE_HZ,
@@ -36,7 +35,13 @@ from services.transcribe.engine import (
     Samples,
 )
 from services.transcribe.languages import TELLING_MS, Told, most
-from services.transcribe.libraries import files_hash, first_line
+from services.transcribe.libraries import (
+    files_hash,
+    first_line,
+    is_out_of_memory,
+    library,
+    torch_device,
+)
 from services.transcribe.placing import placed, unaligned
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, windows
@@ -135,10 +140,8 @@ class SenseVoiceEngine:
         where one that is named cannot be had now.
         """
         wanted = settings.sensevoice
-        device = settings.device
         torch = _library("torch")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch_device(torch, settings.device)
         self._model = _loaded(settings, device)
         self._batch = settings.batch_size or (_GPU_BATCH if device == "cuda" else 1)
         self._written, self._word_times = wanted.written, wanted.word_times
@@ -221,23 +224,18 @@ class SenseVoiceEngine:
         try:
             return self._generated(step, self._word_times)
         except (IndexError, ValueError, RuntimeError) as error:
-            if not self._word_times and not _is_out_of_memory(error):
+            if not self._word_times and not is_out_of_memory(error):
                 raise
             return None
 
     def _answered_alone(self, step: _Step) -> list[_Found]:
         try:
-            try:
-                return _all_found(self._generated(step, self._word_times), step)
-            except (IndexError, ValueError, RuntimeError) as error:
-                if not self._word_times or _is_out_of_memory(error):
-                    raise
-            # FunASR stumbles where text that it takes apart again has become other tokens.
-            return _all_found(self._generated(step, False), step)
-        except RuntimeError as error:
-            if _is_out_of_memory(error):
-                raise OutOfMemory(str(error)) from error
-            raise
+            return _all_found(self._generated(step, self._word_times), step)
+        except (IndexError, ValueError, RuntimeError) as error:
+            if not self._word_times or is_out_of_memory(error):
+                raise
+        # FunASR stumbles where text that it takes apart again has become other tokens.
+        return _all_found(self._generated(step, False), step)
 
     def _generated(self, step: _Step, word_times: bool) -> Sequence[dict[str, Any]]:
         answers: Sequence[dict[str, Any]] = self._model.generate(
@@ -248,10 +246,6 @@ class SenseVoiceEngine:
             batch_size=len(step.samples),
         )
         return answers
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
 
 
 def _all_found(answers: Sequence[dict[str, Any]], step: _Step) -> list[_Found]:
@@ -350,15 +344,8 @@ def _revision(folder: Path) -> str:
 
 
 def _library(name: str) -> Any:
-    """A module that takes seconds to import. Raises ValueError where it is not installed."""
-    try:
-        with _quiet():
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"transcribe.engine=sensevoice needs the extra `sensevoice` ({error}): "
-            "pip install 'callstream[sensevoice]'"
-        ) from error
+    with _quiet():
+        return library(name, "transcribe.engine=sensevoice", "sensevoice")
 
 
 @contextmanager

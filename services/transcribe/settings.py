@@ -54,7 +54,10 @@ class VadSettings(BaseModel):
         default=300, ge=0, description="Shorter pauses do not end a stretch."
     )
     max_speech_s: int = Field(
-        default=30, ge=1, description="Longer stretches are parted where speech is least likely."
+        default=30,
+        ge=1,
+        description="Stretches that are longer with their margins are parted where speech is least "
+        "likely.",
     )
     pad_ms: int = Field(
         default=200, ge=0, description="Margin kept on both sides of speech for the engine."
@@ -232,11 +235,11 @@ class TranscribeSettings(BaseModel):
 
     engine: EngineName = Field(
         default="auto",
-        description="What listens. auto: faster-whisper where its model can be had, else "
-        "PocketSphinx (English only). whisperx: the same Whisper, its words placed by alignment "
-        "models; needs the extra `transcribe`. sensevoice: Chinese, Cantonese, English, Japanese "
-        "and Korean, with emotions and sounds; needs the extra `sensevoice`. openai: a server, see "
-        "transcribe.endpoint. "
+        description="What listens. auto: faster-whisper; while its model cannot be had, which is "
+        "tried every minute, PocketSphinx (English only). whisperx: the same Whisper, its words "
+        "placed by alignment models; needs the extra `transcribe`. sensevoice: Chinese, Cantonese, "
+        "English, Japanese and Korean, with emotions and sounds; needs the extra `sensevoice`. "
+        "openai: a server, see transcribe.endpoint. "
         "stub: no recognition, for load tests.",
     )
     rules: tuple[EngineRule, ...] = Field(
@@ -247,8 +250,8 @@ class TranscribeSettings(BaseModel):
     fallbacks: tuple[Named, ...] = Field(
         default=(),
         description="Engines that listen in turn where the one that was to cannot be loaded, is "
-        "away for longer than fallback_after_s, or does not know the call's language. Each "
-        "transcript says that one did. Without any, calls wait.",
+        "away for longer than fallback_after_s, fails at one call for minutes, or does not know "
+        "the call's language. Each transcript says that one did. Without any, calls wait.",
     )
     fallback_after_s: float = Field(
         default=300.0,
@@ -324,6 +327,12 @@ class TranscribeSettings(BaseModel):
         description="pyannote: name on the hub or folder of the pipeline; Resemblyzer: its file "
         "of weights. Empty: pyannote/speaker-diarization-community-1, the weights in the package.",
     )
+    diarizer_longest_s: float = Field(
+        default=2 * 3600.0,
+        gt=0,
+        description="Longest recording whose voices pyannote parts, whose memory grows with the "
+        "square of the length; Resemblyzer parts any.",
+    )
     roles: RoleSettings = Field(default=RoleSettings(), description="Who is agent, who customer.")
     vocabulary_dir: Path | None = Field(
         default=None,
@@ -354,8 +363,8 @@ class TranscribeSettings(BaseModel):
     workers: int = Field(
         default=0,
         ge=0,
-        description="Calls handled at once, which share the engine's batches; 0: 16 where it runs "
-        "on a GPU, 1 elsewhere.",
+        description="Calls handled at once, which share the engine's batches, so that a long one "
+        "does not hold up all others; 0: 16 where it runs on a GPU, 2 elsewhere.",
     )
 
     @model_validator(mode="after")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,20 +19,27 @@ from schemas.events import (
     SegmentKind,
     StoredRecording,
 )
-from services.runtime.errors import Invalid
+from services.runtime.errors import Invalid, Transient
 from services.runtime.objects import MissingObject, Objects
 from services.runtime.observe import logger
 from services.transcribe import cache
 from services.transcribe.cache import ChannelResult, Question, RecordingResult
-from services.transcribe.channels import alone_on, humans, same_audio, unpack
+from services.transcribe.channels import (
+    alone_on,
+    humans,
+    only_voiced,
+    same_audio,
+    scratch_errors,
+    unpack,
+)
 from services.transcribe.choice import Chosen, languages_of
 from services.transcribe.diarizer import NO_PARTING, Diarizer, Parting, Turns
-from services.transcribe.engine import RATE_HZ, Asked, Heard, Samples
+from services.transcribe.engine import RATE_HZ, UNDETERMINED, Asked, Heard, Samples
 from services.transcribe.libraries import first_line
 from services.transcribe.roles import Roles, RoleSettings, load_roles
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, joined, without
-from services.transcribe.transcript import Listening, Problem, transcript
+from services.transcribe.transcript import CallContext, Problem, transcript
 from services.transcribe.vad import Vad
 from services.transcribe.vocabulary import Vocabularies, Vocabulary
 
@@ -60,7 +68,7 @@ class Transcriber:
         A `replay` gives way to live calls on the engine's device.
 
         Raises Invalid where audio is gone, changed or undecodable, Transient where the store does
-        not answer.
+        not answer or scratch has no room.
         """
         if not event.recordings:
             return None
@@ -68,8 +76,8 @@ class Transcriber:
         vocabulary = self.vocabularies.of(event.call)
         asked = replace(self._asked(event, vocabulary), replay=replay)
         results = [self._heard(event, recording, masks, asked) for recording in event.recordings]
-        beyond, beyond_all = self._unsupported(asked)
-        listening = Listening(
+        beyond, all_beyond = self._unsupported(asked)
+        context = CallContext(
             event=event,
             masks=masks,
             asked=asked,
@@ -79,22 +87,25 @@ class Transcriber:
             roles=self.roles,
             problems=[
                 *((it.kind, it.reason) for it in self.chosen.degradations),
-                *self._beyond(beyond, beyond_all),
+                *self._beyond(beyond, all_beyond, asked),
             ],
         )
         heard = [result for result, _ in results]
         cached = all(known for _, known in results)
-        made = transcript(listening, heard, now, self.settings, cached=cached)
-        return replace(made, language=beyond[0]) if beyond_all else made
+        made = transcript(context, heard, now, self.settings, cached=cached)
+        if all_beyond and made.language == UNDETERMINED:
+            return replace(made, language=beyond[0])
+        return made
 
-    def _beyond(self, tags: Sequence[str], every: bool) -> list[Problem]:
+    def _beyond(self, tags: Sequence[str], every: bool, asked: Asked) -> list[Problem]:
         if not tags:
             return []
-        effect = (
-            "no text was made up in another language"
-            if every
-            else "such speech comes out as wrong words of another language"
-        )
+        if asked.language is not None:
+            effect = "no text was made up in another language"
+        else:
+            effect = "such speech comes out as wrong words of another language, if at all"
+            if every:
+                effect = f"the call was listened to for the languages that it knows; {effect}"
         return [
             (
                 DegradationKind.LANGUAGE_UNSUPPORTED,
@@ -124,7 +135,11 @@ class Transcriber:
         )
 
     def _unsupported(self, asked: Asked) -> tuple[list[str], bool]:
-        """Languages of the call that are beyond the engine, and whether they are all it has."""
+        """Languages of the call that are beyond the engine, and whether they are all it has.
+
+        A language that is asked for is not listened to for another. One that is only hinted at may
+        be wrong: then the engine tells by itself.
+        """
         supported = self.chosen.engine.languages
         tags = [asked.language] if asked.language is not None else list(asked.hints)
         beyond = [tag for tag in tags if supported is not None and tag not in supported]
@@ -169,13 +184,13 @@ class Transcriber:
         )
         if self.settings.cache and (known := self._known(question)) is not None:
             return known, True
-        with tempfile.TemporaryDirectory(prefix="recording-") as name:
-            source = Path(name) / "recording"
+        with _scratch_folder() as folder:
+            source = folder / "recording"
             try:
                 self.objects.get_file(recording.object_key, source)
             except MissingObject:
                 raise gone from None
-            with source.open("rb") as file:
+            with scratch_errors(folder), source.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != recording.sha256:
                 raise Invalid(
@@ -183,9 +198,7 @@ class Transcriber:
                     f"object {recording.object_key!r} has SHA-256 {digest}, its event says "
                     f"{recording.sha256}",
                 )
-            audio = unpack(
-                source, recording.container, Path(name), local, self.settings.max_channel_s
-            )
+            audio = unpack(source, recording.container, folder, local, self.settings.max_channel_s)
             result = self._listened(audio, local, asked, diarizer, parties)
         # What could be made in part only, or not at all, may be whole the next time.
         partly = any(
@@ -195,8 +208,15 @@ class Transcriber:
             for channel in result.channels
         )
         if self.settings.cache and not partly:
-            cache.store(self.objects, question if _is_shared(result) else _alone(question), result)
+            self._keep(question if _is_shared(result) else _alone(question), result)
         return result, False
+
+    def _keep(self, question: Question, result: RecordingResult) -> None:
+        try:
+            cache.store(self.objects, question, result)
+        except Transient as failure:
+            # What was heard is worth more than not to hear it again.
+            logger("transcribe").warning("result not kept", why=str(failure))
 
     def _known(self, question: Question) -> RecordingResult | None:
         """What was heard before. Who would part voices counts only where they share a channel."""
@@ -213,25 +233,34 @@ class Transcriber:
         diarizer: Diarizer | None,
         parties: int | None,
     ) -> RecordingResult:
-        _, beyond_all = self._unsupported(asked)
-        channels: list[ChannelResult] = []
+        unheard = asked.language is not None and self._unsupported(asked)[1]
         copies = same_audio(audio)
-        shared = copies.count(None) == 1
-        for samples, original in zip(audio, copies, strict=True):
-            if original is not None:
-                channels.append(ChannelResult(voiced=channels[original].voiced, same_as=original))
+        found = [
+            self.vad.speech(samples, self.settings.vad) if original is None else None
+            for samples, original in zip(audio, copies, strict=True)
+        ]
+        voices = [() if it is None else tuple(without(it.spans, masks)) for it in found]
+        only = only_voiced(copies, [bool(it) for it in voices])
+        channels: list[ChannelResult] = []
+        for number, (samples, original, speech) in enumerate(
+            zip(audio, copies, found, strict=True)
+        ):
+            if original is not None or speech is None:
+                copied = channels[original or 0]
+                channels.append(ChannelResult(voiced=copied.voiced, same_as=original))
                 continue
-            found = self.vad.speech(samples, self.settings.vad)
-            voiced = tuple(without(found.spans, masks))
+            voiced = voices[number]
             spans = [
-                span for span in without(found.padded, masks) if span.length_ms >= _SHORTEST_MS
+                span for span in without(speech.padded, masks) if span.length_ms >= _SHORTEST_MS
             ]
             heard = turns = None
             undivided = ""
-            if not beyond_all:
+            if not unheard:
                 heard = self.chosen.engine.transcribe(samples, spans, asked) if spans else Heard()
-                if shared and diarizer is not None:
-                    turns, undivided = _parted(diarizer, samples, voiced, parties, asked.replay)
+                if diarizer is not None and (copies.count(None) == 1 or number == only):
+                    # Of a party whose channel says nothing it is not known where they are.
+                    expected = parties if only is None else None
+                    turns, undivided = _parted(diarizer, samples, voiced, expected, asked.replay)
             channels.append(
                 ChannelResult(voiced=voiced, heard=heard, turns=turns, undivided=undivided)
             )
@@ -262,4 +291,16 @@ def _alone(question: Question) -> Question:
 
 def _is_shared(result: RecordingResult) -> bool:
     """Whether all voices are on one channel, or on copies of it."""
-    return sum(channel.same_as is None for channel in result.channels) == 1
+    copies = [channel.same_as for channel in result.channels]
+    return copies.count(None) == 1 or (
+        only_voiced(copies, [bool(channel.voiced) for channel in result.channels]) is not None
+    )
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """An empty folder of our own, gone on leaving. Raises Transient where there is no room."""
+    with scratch_errors(Path(tempfile.gettempdir())):
+        made = tempfile.TemporaryDirectory(prefix="recording-")
+    with made as name:
+        yield Path(name)

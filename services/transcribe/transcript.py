@@ -23,7 +23,7 @@ from schemas.events import (
     VocabularyUsed,
 )
 from services.transcribe.cache import ChannelResult, RecordingResult
-from services.transcribe.channels import Speakers, speakers
+from services.transcribe.channels import Speakers, only_voiced, speakers
 from services.transcribe.diarizer import Parting, Said, attribute
 from services.transcribe.engine import UNDETERMINED, Asked, Heard
 from services.transcribe.roles import Roles, Utterance
@@ -38,7 +38,7 @@ Problem = tuple[DegradationKind, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
+class CallContext:
     """What is the same for all that is heard of a call."""
 
     event: CallRecorded
@@ -68,7 +68,7 @@ class _Voice:
 
 
 def transcript(
-    listening: Listening,
+    context: CallContext,
     results: Sequence[RecordingResult],
     now: datetime,
     settings: TranscribeSettings,
@@ -76,14 +76,17 @@ def transcript(
     cached: bool,
 ) -> CallTranscribed:
     """The transcript of a call of whose recordings, in their order, `results` were heard."""
-    event = listening.event
+    event = context.event
     channels: list[ChannelHeard] = []
     problems: list[Problem] = []
     heard: list[Heard] = []
     voices: list[_Voice] = []
     parted = False
     for recording, result in zip(event.recordings, results, strict=True):
-        who = speakers(event.call, recording, [channel.same_as for channel in result.channels])
+        copies = [channel.same_as for channel in result.channels]
+        only = only_voiced(copies, [bool(channel.voiced) for channel in result.channels])
+        turns = None if only is None else result.channels[only].turns
+        who = speakers(event.call, recording, copies, only, turns)
         problems += [it for it in who.problems if it[0] is not DegradationKind.NO_ROLES]
         these: list[_Voice] = []
         for number, channel in enumerate(result.channels):
@@ -92,7 +95,7 @@ def transcript(
             heard.append(channel.heard)
             problems += [(it.kind, it.reason) for it in channel.heard.degradations]
             if who.shared and channel.turns is None and channel.heard.segments:
-                why = channel.undivided or listening.parting.why_none
+                why = channel.undivided or context.parting.why_none
                 problems.append(
                     (
                         DegradationKind.NO_DIARIZATION,
@@ -100,9 +103,11 @@ def transcript(
                         f"their voices are not parted: {why}",
                     )
                 )
-            parted |= channel.turns is not None
+            if who.shared and only not in (None, number):
+                continue  # nobody is on it
+            parted |= who.shared and channel.turns is not None
             these += _voices(recording, number, who, channel, settings)
-        problems += _tell_roles(these, who, listening)
+        problems += _tell_roles(these, who, context)
         told = {} if who.shared else {voice.channel: voice.role for voice in these}
         channels += [
             _channel(recording, number, told.get(number, who.roles[number]), channel)
@@ -117,7 +122,7 @@ def transcript(
     )
     segments = sorted(
         (
-            _segment(voice, said, holds, listening.vocabulary, settings)
+            _segment(voice, said, holds, context.vocabulary, settings)
             for voice in voices
             for said in voice.said
         ),
@@ -128,9 +133,9 @@ def transcript(
         for recording, result in zip(event.recordings, results, strict=True)
     ]
     spoken, sure = _overall(segments, heard)
-    diarizer = listening.parting.diarizer
-    vocabulary = _used(listening, heard)
-    asked, listened = listening.asked, any(it.segments for it in heard)
+    diarizer = context.parting.diarizer
+    vocabulary = _used(context, heard)
+    asked, listened = context.asked, any(it.segments for it in heard)
     if (
         vocabulary is not None
         and listened
@@ -139,7 +144,7 @@ def transcript(
         problems.append(
             (
                 DegradationKind.NO_VOCABULARY,
-                f"{listening.engine.name} was not told all of vocabulary {vocabulary.name}; "
+                f"{context.engine.name} was not told all of vocabulary {vocabulary.name}; "
                 "corrections are made all the same",
             )
         )
@@ -151,15 +156,15 @@ def transcript(
         call=event.call,
         recordings=event.recordings,
         duration_ms=max(0, *(extent.end_ms for extent in extents)),
-        engine=listening.engine,
+        engine=context.engine,
         language=spoken,
         language_confidence=sure,
         segments=[replace(s, segment_id=number) for number, s in enumerate(segments)],
-        masked=[m for m in listening.masks if within(extents, Span(m.start_ms, m.end_ms))],
+        masked=[m for m in context.masks if within(extents, Span(m.start_ms, m.end_ms))],
         channels=channels,
         degradations=[
             Degradation(kind=kind, reason=reason)
-            for kind, reason in dict.fromkeys([*problems, *listening.problems])
+            for kind, reason in dict.fromkeys([*problems, *context.problems])
         ],
         cached=cached,
         speakers=_speakers(voices),
@@ -210,7 +215,7 @@ def _voices(
     return list(voices.values())
 
 
-def _tell_roles(voices: Sequence[_Voice], who: Speakers, listening: Listening) -> list[Problem]:
+def _tell_roles(voices: Sequence[_Voice], who: Speakers, context: CallContext) -> list[Problem]:
     """Tells the roles of a recording's voices where the platform names none; says whose are not."""
     unnamed = [it for it in who.problems if it[0] is DegradationKind.NO_ROLES]
     said = [voice for voice in voices if voice.said]
@@ -225,7 +230,7 @@ def _tell_roles(voices: Sequence[_Voice], who: Speakers, listening: Listening) -
         ]
         for voice in said
     ]
-    told = listening.roles.tell(spoken, listening.event.call)
+    told = context.roles.tell(spoken, context.event.call)
     for voice, its in zip(said, told, strict=True):
         voice.role_reason = its.reason
         if its.role is not Role.UNKNOWN:
@@ -313,8 +318,8 @@ def _speakers(voices: Iterable[_Voice]) -> list[Speaker]:
     return list(named.values())
 
 
-def _used(listening: Listening, heard: Sequence[Heard]) -> VocabularyUsed | None:
-    if (vocabulary := listening.vocabulary) is None:
+def _used(context: CallContext, heard: Sequence[Heard]) -> VocabularyUsed | None:
+    if (vocabulary := context.vocabulary) is None:
         return None
     return VocabularyUsed(
         name=vocabulary.name,

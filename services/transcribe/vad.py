@@ -13,21 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime  # type: ignore[import-untyped]
 
 from services.runtime.errors import Transient
+from services.transcribe.engine import RATE_HZ, Samples
 from services.transcribe.settings import VadSettings
 from services.transcribe.spans import Span, within
 
-RATE_HZ = 16_000
 FRAME = 512
 FRAME_MS = FRAME * 1000 // RATE_HZ
 _CONTEXT = 64
 # Frames per run of the network: a minute, so that a long call needs no more memory.
 _RUN = 1_875
-
-Samples = npt.NDArray[np.float32]
 
 
 class Vad:
@@ -91,10 +88,14 @@ class Voiced:
 def stretches(probabilities: Samples, length_ms: int, settings: VadSettings) -> Voiced:
     """The voice in audio of `length_ms` whose frames speak with these `probabilities`."""
     bounds = Span(0, length_ms)
+    # With its margins a stretch is no longer than is asked for: an engine that hears so much at
+    # once would part it anywhere. Margins that leave next to nothing are let pass.
+    longest_ms = settings.max_speech_s * 1000
+    longest_ms = max(longest_ms // 2, longest_ms - 2 * settings.pad_ms)
     voiced = [
         part
         for stretch in _hysteresis(probabilities, settings)
-        for part in _divided(stretch, probabilities, settings.max_speech_s * 1000 // FRAME_MS)
+        for part in _divided(stretch, probabilities, longest_ms // FRAME_MS)
     ]
     spans = within((Span(a * FRAME_MS, b * FRAME_MS) for a, b in voiced), bounds)
     return Voiced(spans, _padded(spans, settings.pad_ms, bounds))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import ctranslate2
@@ -20,7 +20,7 @@ from faster_whisper.audio import pad_or_trim
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens, merge_punctuations
 
-from services.transcribe.batches import Batches, OutOfMemory, Usage
+from services.transcribe.batches import Batches, Usage
 from services.transcribe.engine import (
     NOTHING_KNOWN,
     RATE_HZ,
@@ -29,6 +29,7 @@ from services.transcribe.engine import (
     HeardSegment,
     HeardWord,
     Samples,
+    primary_tag,
 )
 from services.transcribe.languages import (
     Told,
@@ -48,6 +49,8 @@ from services.transcribe.spans import windows as grouped
 WINDOW_MS = 30_000
 GAP_MS = 2_000
 _FRAME_MS = 10
+# Languages that older models have no token for -> the one that they are heard and written as.
+_HEARD_AS = {"nn": "no"}
 _PREPENDED, _APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 
 Features = npt.NDArray[np.float32]
@@ -154,16 +157,19 @@ class Whisper:
         self._model, self._beam_size, self._task = model, beam_size, task
         self._aligner = aligner if task == "transcribe" else None
         self._multilingual = bool(model.model.is_multilingual)
-        # The library lists languages that older models have no token for.
-        self.languages: Collection[str] = frozenset(
-            tag
+        # Its own tags are not all those of BCP 47. The library lists languages that older models
+        # have no token for.
+        self._tokenizers = {
+            primary_tag(tag): Tokenizer(model.hf_tokenizer, self._multilingual, task, tag)
             for tag in model.supported_languages
             if not self._multilingual or model.hf_tokenizer.token_to_id(f"<|{tag}|>")
-        )
-        self._tokenizers = {
-            tag: Tokenizer(model.hf_tokenizer, self._multilingual, task, tag)
-            for tag in self.languages
         }
+        self._heard_as = {
+            tag: known
+            for tag, known in _HEARD_AS.items()
+            if tag not in self._tokenizers and known in self._tokenizers
+        }
+        self.languages: Collection[str] = frozenset({*self._tokenizers, *self._heard_as})
         self._suppressed = get_suppressed_tokens(next(iter(self._tokenizers.values())), [-1])
         self._prompts = _Prompts(next(iter(self._tokenizers.values())), model.max_length)
         self._batches: Batches[_Step, _Encoded | _Decoded] = Batches(self._run, batch_size, _kind)
@@ -179,7 +185,11 @@ class Whisper:
         spans: Sequence[Span],
         asked: Asked = NOTHING_KNOWN,
     ) -> Heard:
-        """As `Engine.transcribe`; a replay is heard where no live call has anything to be heard."""
+        """As `Engine.transcribe`; a replay is heard where no live call has anything to be heard.
+
+        Raises OutOfMemory where the device has no room for a single window.
+        """
+        asked = self._known(asked)
         under: list[tuple[_Window, Told]] = []
         found: list[HeardSegment] = []
         unplaced = 0
@@ -262,6 +272,12 @@ class Whisper:
                 for numbers, told in parts:
                     yield decode(_Window([window.spans[at] for at in numbers]), told)
 
+    def _known(self, asked: Asked) -> Asked:
+        """`asked` with languages as the model has them."""
+        tags = [self._heard_as.get(tag, tag) for tag in asked.hints]
+        language = asked.language and self._heard_as.get(asked.language, asked.language)
+        return replace(asked, language=language, hints=tuple(dict.fromkeys(tags)))
+
     def _written(self, spoken: str) -> str:
         return "en" if self._task == "translate" else spoken
 
@@ -276,14 +292,9 @@ class Whisper:
     # On the device
 
     def _run(self, steps: Sequence[_Step]) -> Sequence[_Encoded | _Decoded]:
-        try:
-            if isinstance(steps[0], _Tell):
-                return self._tell([step for step in steps if isinstance(step, _Tell)])
-            return self._decode([step for step in steps if isinstance(step, _Decode)])
-        except RuntimeError as error:
-            if "out of memory" in str(error).lower():
-                raise OutOfMemory(str(error)) from error
-            raise
+        if isinstance(steps[0], _Tell):
+            return self._tell([step for step in steps if isinstance(step, _Tell)])
+        return self._decode([step for step in steps if isinstance(step, _Decode)])
 
     def _tell(self, steps: Sequence[_Tell]) -> list[_Encoded]:
         encoded = self._model.model.encode(_stored([step.features for step in steps]), to_cpu=True)
@@ -292,7 +303,7 @@ class Whisper:
             encoded = encoded.to(ctranslate2.DataType.float32)
         values = np.array(encoded)
         return [
-            _Encoded(values[at], {token[2:-2]: float(p) for token, p in probabilities})
+            _Encoded(values[at], {primary_tag(token[2:-2]): float(p) for token, p in probabilities})
             for at, probabilities in enumerate(told)
         ]
 

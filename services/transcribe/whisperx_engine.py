@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,15 +17,30 @@ import numpy as np
 
 from schemas.events import Degradation, DegradationKind
 from services.runtime.observe import logger
-from services.transcribe.engine import NOTHING_KNOWN, RATE_HZ, Asked, Heard, HeardWord, Samples
-from services.transcribe.faster_whisper_engine import loaded, silent_hub
-from services.transcribe.libraries import first_line, library
+from services.transcribe.engine import (
+    NOTHING_KNOWN,
+    RATE_HZ,
+    Asked,
+    Heard,
+    HeardWord,
+    Samples,
+    primary_tag,
+)
+from services.transcribe.faster_whisper_engine import loaded
+from services.transcribe.libraries import (
+    empty_caches,
+    first_line,
+    is_out_of_memory,
+    library,
+    silent_hub,
+)
+from services.transcribe.placing import of_letters
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
 from services.transcribe.whisper import PlacedWord, Whisper
 
-# A model that could not be had is asked for again after so long.
-_RETRY_S = 3600.0
+# A model that could not be had is asked for again after so long; sooner where it had no room.
+_RETRY_S, _NO_ROOM_S = 3600.0, 60.0
 # Alignment models kept: each takes a gigabyte of the device.
 _MOST_KEPT = 6
 # WhisperX is not re-entrant, whichever engine uses it.
@@ -90,54 +105,78 @@ class WhisperXEngine:
 class _Missing:
     why: str
     until: float
-    """When it is asked for again, by the monotonic clock."""
+    """When it is asked for again, by the aligners' clock."""
 
 
 class WhisperXAligners:
     """The alignment models of WhisperX, each loaded when its language is first heard.
 
-    Implements `Aligner`. WhisperX is not re-entrant: one thread of the process loads or aligns.
-    While a model is loaded only who needs one that is not there waits.
+    Implements `Aligner`. WhisperX is not re-entrant: of all threads of the process one at a time
+    loads, and one aligns. While a model is loaded only who needs one that is not there waits.
     """
 
-    def __init__(self, device: str, models: Mapping[str, str], hub_timeout_s: float) -> None:
+    def __init__(
+        self,
+        device: str,
+        models: Mapping[str, str],
+        hub_timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`models`: language -> folder, or name on the hub, in place of WhisperX's own choice."""
-        self._device, self._models, self._timeout_s = device, dict(models), hub_timeout_s
+        self._device, self._timeout_s, self._clock = device, hub_timeout_s, clock
+        self._models = {primary_tag(tag): name for tag, name in models.items()}
         self._library = library("whisperx.alignment", "transcribe.engine=whisperx")
         # It looks for sentences with data that nltk fetches when it is first used. What is aligned
         # here is one stretch, whose sentences nobody asks for.
         self._library.nltk_load = lambda path: _OneSentence()
-        self._kept: OrderedDict[str, tuple[Any, Any] | _Missing] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
+        self._missing: dict[str, _Missing] = {}
         self._lock = threading.Lock()
 
     def knows(self, language: str) -> bool:
-        return self.missing(language) is None
+        return not isinstance(self._had(language), _Missing)
 
     def missing(self, language: str) -> str | None:
-        """Why there is no model of `language`; None where there is one."""
+        """Why no model of `language` could be had when it was last asked for; loads none."""
+        with self._lock:
+            missing = self._missing.get(language)
+        return None if missing is None else missing.why
+
+    def _had(self, language: str) -> tuple[Any, Any] | _Missing:
+        """The model of `language`, loaded where it is not kept; or why it cannot be had."""
         known = self._known(language)
-        if known is None:
-            with _LOADING:
-                known = self._known(language) or self._loaded(language)
-                with self._lock:
-                    self._kept[language] = known
+        if known is not None:
+            return known
+        with _LOADING:
+            known = self._known(language)
+            if known is not None:
+                return known
+            loaded = self._loaded(language)
+            with self._lock:
+                if isinstance(loaded, _Missing):
+                    self._missing[language] = loaded
+                else:
+                    self._missing.pop(language, None)
+                    self._kept[language] = loaded
                     while len(self._kept) > _MOST_KEPT:
                         self._kept.popitem(last=False)
-        return known.why if isinstance(known, _Missing) else None
+            return loaded
 
     def _known(self, language: str) -> tuple[Any, Any] | _Missing | None:
         with self._lock:
-            known = self._kept.get(language)
-            if known is None or (isinstance(known, _Missing) and time.monotonic() > known.until):
-                return None
-            self._kept.move_to_end(language)
-            return known
+            if (kept := self._kept.get(language)) is not None:
+                self._kept.move_to_end(language)
+                return kept
+            missing = self._missing.get(language)
+            return missing if missing is not None and self._clock() < missing.until else None
 
     def _loaded(self, language: str) -> tuple[Any, Any] | _Missing:
         try:
             try:
                 return self._load(language, cached=True)
-            except Exception:
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 if (why := silent_hub(self._timeout_s)) is not None:
                     raise ValueError(f"it is not in the cache and {why}") from None
                 return self._load(language, cached=False)
@@ -147,7 +186,8 @@ class WhisperXAligners:
                 "no alignment", language=language, why=why,
                 mend="set transcribe.align_models to a folder that holds a wav2vec2 model of it",
             )  # fmt: skip
-            return _Missing(why, time.monotonic() + _RETRY_S)
+            after_s = _NO_ROOM_S if is_out_of_memory(error) else _RETRY_S
+            return _Missing(why, self._clock() + after_s)
 
     def _load(self, language: str, *, cached: bool) -> tuple[Any, Any]:
         name = self._models.get(language) or self._library.DEFAULT_ALIGN_MODELS_TORCH.get(language)
@@ -164,23 +204,42 @@ class WhisperXAligners:
         return model.eval(), about
 
     def align(self, samples: Samples, text: str, language: str) -> Sequence[PlacedWord]:
-        known = self._known(language)
-        if known is None or isinstance(known, _Missing):
+        known = self._had(language)  # it may have been put out for others since it was asked for
+        if isinstance(known, _Missing):
             return ()
-        model, about = known
-        whole = {"text": text.strip(), "start": 0.0, "end": samples.size / RATE_HZ}
+        said = text.strip()
         try:
-            with _ALIGNING:
-                answer = self._library.align([whole], model, about, np.array(samples), self._device)
+            answer = self._answer(samples, said, *known)
         except Exception as error:  # the text is there: nothing is lost for its words' times
             logger("transcribe").warning("not aligned", language=language, why=first_line(error))
             return ()
-        space = "" if language in self._library.LANGUAGES_WITHOUT_SPACES else " "
-        return [
-            (space + word["word"], _word(word))
-            for segment in answer["segments"]
-            for word in segment["words"]
+        letters = [
+            _letter(found) for segment in answer["segments"] for found in segment["chars"] or ()
         ]
+        if "".join(letter.text for letter in letters) != said:
+            return ()
+        # Not its words: of Chinese and Japanese they are single characters, without the spaces.
+        return [
+            (word.text, replace(word, text=word.text.strip())) for word in of_letters(said, letters)
+        ]
+
+    def _answer(self, samples: Samples, said: str, model: Any, about: Any) -> Any:
+        whole = {"text": said, "start": 0.0, "end": samples.size / RATE_HZ}
+
+        def ask() -> Any:
+            with _ALIGNING:
+                return self._library.align(
+                    [whole], model, about, np.array(samples), self._device,
+                    return_char_alignments=True,
+                )  # fmt: skip
+
+        try:
+            return ask()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        empty_caches()
+        return ask()
 
 
 class _OneSentence:
@@ -188,13 +247,14 @@ class _OneSentence:
         return [(0, len(text))]
 
 
-def _word(found: Mapping[str, Any]) -> HeardWord:
+def _letter(found: Mapping[str, Any]) -> HeardWord:
     start, end, score = found.get("start"), found.get("end"), found.get("score")
-    placed = start is not None and end is not None
-    first = round(float(start) * 1000) if start is not None else 0
+    if start is None or end is None:
+        return HeardWord(text=found["char"])
+    first = max(0, round(float(start) * 1000))
     return HeardWord(
-        text=found["word"],
-        start_ms=first if placed else None,
-        end_ms=max(first, round(float(end) * 1000)) if placed and end is not None else None,
+        text=found["char"],
+        start_ms=first,
+        end_ms=max(first, round(float(end) * 1000)),
         confidence=None if score is None else round(min(1.0, max(0.0, float(score))), 4),
     )

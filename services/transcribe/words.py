@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.transcribe.engine import HeardWord
+from services.transcribe.script import KATAKANA, UNSPACED
 from services.transcribe.spans import Span
 
-# Scripts written without spaces: each character is a word, with the punctuation that follows it.
-_UNSPACED = (
-    r"\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    r"\uf900-\ufaff\U00020000-\U0003ffff"
-)
+# Scripts written without spaces: each character is a word, with the marks and the punctuation that
+# follow it.
+_UNSPACED = "".join(f"{chr(first)}-{chr(last)}" for first, last in (*UNSPACED, *KATAKANA))
 _WORD = re.compile(rf"[{_UNSPACED}][^\w\s]*|[^\s{_UNSPACED}]+")
 
 
@@ -35,6 +34,11 @@ class Timed:
 def split(text: str) -> list[str]:
     """The words of `text`: by spaces, and by character in scripts written without them."""
     return _WORD.findall(text)
+
+
+def ends(text: str) -> list[int]:
+    """Where in `text` each of its words ends."""
+    return [found.end() for found in _WORD.finditer(text)]
 
 
 def timed(text: str, words: Sequence[HeardWord] | None, segment: Span) -> Timed:

@@ -84,6 +84,7 @@ def test_names_may_be_of_any_script_and_lines_end_where_they_end(tmp_path: Path)
         ('{"file": "a.wav"', "not JSON (Input data was truncated); write one object a line"),
         ('{"file": "a.wav", "x": NaN}', "not JSON"),
         ('{"file": "a.wav", "x": "\\ud800"}', "not JSON"),
+        ('{"file": "a.wav", "x": ' + "[" * 100_000, "not JSON (maximum recursion depth"),
         ("[1]", "Expected `object`, got `array`; write an object"),
         ("null", "Expected `object`, got `null`"),
         ('{"lang": "en"}', "field file: Object missing required field `file`; name the recording"),
@@ -151,7 +152,7 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path, content: bytes, t
         ("a.json", "{}", "Expected `array`, got `object`"),
         ("a.json", "[]", "holds no segment"),
         ("a.json", '[{"speaker": "x", "words": "hi", "start_time": "soon"}]', "is no time"),
-        ("a.json", "[" * 100_000, "a.json: "),
+        ("a.json", '[{"speaker": "x", "y": ' + "[" * 100_000, "write a list of {speaker"),
     ],
 )
 def test_a_file_beside_it_is_told_with_its_line(

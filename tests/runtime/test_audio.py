@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.runtime.audio import AudioInfo, AudioLimits, blocks, decode, probe
+from services.runtime.audio import AudioInfo, AudioLimits, _timed, blocks, decode, probe
 from services.runtime.errors import Invalid
 
 LIMITS = AudioLimits()
@@ -217,6 +218,116 @@ def test_a_file_cut_short_counts_as_what_is_left(tmp_path: Path) -> None:
     flac.write_bytes(flac.read_bytes()[: flac.stat().st_size // 2])
     assert 500 < probe(flac, LIMITS).duration_ms < 3500
     assert decode(flac).shape[1] > 8000
+
+
+def parts(path: Path, container: str, codec: str, *starts_s: float, channels: int = 1) -> Path:
+    """A second of a tone at each of those times by the timestamps, and nothing in between."""
+    rate, block = 48_000, 960
+    kind = {"libopus": "flt", "pcm_s16le": "s16"}[codec]
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    packed = np.repeat(tone, channels)[None]
+    values = packed.astype(np.float32) if kind == "flt" else (32_767 * packed).astype(np.int16)
+    with av.open(path, "w", format=container) as out:
+        stream = out.add_stream(codec, rate=rate)
+        assert isinstance(stream, av.AudioStream)
+        layout = {1: "mono", 12: "7.1.4"}[channels]
+        stream.layout = layout
+        for start_s in starts_s:
+            for at in range(0, rate, block):
+                piece = values[:, at * channels : (at + block) * channels]
+                frame = av.AudioFrame.from_ndarray(piece, format=kind, layout=layout)
+                frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+                frame.pts = round(start_s * rate) + at
+                out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("webm", "libopus"), ("ogg", "libopus"), ("matroska", "pcm_s16le")]
+)
+def test_what_timestamps_leave_out_is_silence(tmp_path: Path, container: str, codec: str) -> None:
+    """Of lost packets, or of a sender who sends nothing while nobody speaks."""
+    path = parts(tmp_path / f"call.{container}", container, codec, 2.0, 6.0, 7.02, 7.0 + 60.0)
+    assert abs(probe(path, LIMITS).duration_ms - 66_000) <= 10
+    samples = decode(path)[0]
+    assert abs(samples.size - 66 * 16_000) <= 160
+    assert sum(block.shape[1] for block in blocks(path)) == samples.size
+    if container == "ogg":  # a page of about a second tells its end alone
+        return
+    # A tone begins at 0 s, where the file does, at 4, at 5.02 and at 65 s.
+    for start_s, end_s in ((0.1, 0.9), (4.1, 4.9), (5.12, 5.92), (65.1, 65.9)):
+        said = samples[round(start_s * 16_000) : round(end_s * 16_000)]
+        assert loudest_hz(said, 16_000) == pytest.approx(440, abs=5)
+        assert float(np.sqrt(np.mean(said**2))) > 0.1
+    for start_s, end_s in ((1.1, 3.9), (6.1, 64.9)):
+        assert float(np.abs(samples[round(start_s * 16_000) : round(end_s * 16_000)]).max()) < 1e-3
+
+
+def test_a_gap_is_filled_on_every_channel(tmp_path: Path) -> None:
+    path = parts(tmp_path / "call.mka", "matroska", "pcm_s16le", 0.0, 3.0, channels=12)
+    samples = decode(path)
+    assert samples.shape == (12, 4 * 16_000)
+    assert float(np.abs(samples[:, 17_000:47_000]).max()) == 0.0
+
+
+def test_timestamps_that_are_not_exact_are_no_gaps(tmp_path: Path) -> None:
+    # Of a clock that jitters by 10 ms, and of one that jumps by hours or runs from 1970.
+    exact = [float(second) + 0.01 * (second % 2) for second in range(10)]
+    path = parts(tmp_path / "call.mka", "matroska", "pcm_s16le", *exact)
+    assert decode(path).shape[1] == 10 * 16_000
+    for starts in ((0.0, 5_000.0), (1e9, 1e9 + 1)):
+        path = parts(tmp_path / "call.mka", "matroska", "pcm_s16le", *starts)
+        assert decode(path).shape[1] == len(starts) * 16_000, starts
+        assert probe(path, LIMITS).duration_ms == len(starts) * 1_000
+
+
+@pytest.mark.parametrize(
+    ("starts_s", "gaps_s"),
+    [
+        ((100, 0, 1), (0, 0, 0)),  # begins anew
+        ((0, 1.1, 2.0, 3.2, 4.1), (0, 0.1, 0, 0.1, 0)),  # off now and then, at most by 0.2 s
+        ((0, None, 5, None, 7), (0, 0, 3, 0, 0)),
+        ((0, 2, 2.5, 4), (0, 1, 0, 0)),  # what is too long is not cut
+        ((-1, 1), (0, 1)),
+        ((2**62, 2**62 + 1, 0, 2**61), (0, 0, 0, 0)),
+    ],
+)
+def test_gaps_are_counted_from_the_start(
+    starts_s: tuple[float | None, ...], gaps_s: tuple[float, ...]
+) -> None:
+    def frames() -> Iterator[av.AudioFrame]:
+        for start_s in starts_s:
+            frame = av.AudioFrame("s16", "mono", 1_000)
+            frame.sample_rate, frame.time_base = 1_000, Fraction(1, 1_000)
+            frame.pts = None if start_s is None else min(round(start_s * 1_000), 2**62)
+            yield frame
+
+    assert [gap / 1_000 for _, gap in _timed(frames())] == list(gaps_s)
+
+
+def test_gaps_are_bounded_as_audio_is(tmp_path: Path) -> None:
+    path = parts(tmp_path / "call.mka", "matroska", "pcm_s16le", *(3_000.0 * n for n in range(11)))
+    assert refusal(path).reason == "too_long"
+    peak = subprocess.run(
+        [sys.executable, "-c", _PEAK_OF_GAPS, str(path)],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    before, after = map(int, peak.stdout.split())
+    assert after - before < 60_000, "kB, for 8 hours of silence"
+
+
+_PEAK_OF_GAPS = """
+import resource, sys
+from pathlib import Path
+import numpy
+from services.runtime.audio import blocks
+path = Path(sys.argv[1])
+next(iter(blocks(path)))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert sum(block.shape[1] for block in blocks(path)) == 16_000 * 30_001
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 def silence(path: Path, hours: float) -> Path:

@@ -28,6 +28,11 @@ def resemblyzer() -> None:
     _needed("resemblyzer", "no Resemblyzer: `make transcribe-extra` installs it")
 
 
+def transformers() -> None:
+    """As `whisperx`; torch is installed with it."""
+    _needed("transformers", "no transformers: `make transcribe-extra` installs it (8 GB)")
+
+
 def _needed(module: str, reason: str) -> None:
     if importlib.util.find_spec(module) is not None:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -10,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from services.transcribe.batches import Batches, OutOfMemory
 
@@ -190,6 +193,94 @@ def test_what_fits_never_is_told() -> None:
     batches = Batches(Device(room=0), 4)
     with pytest.raises(OutOfMemory, match="1 do not fit"):
         list(batches.each([1]))
+
+
+def test_what_has_no_room_alone_is_tried_once_more_when_caches_are_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = Device(room=0)
+
+    def emptied() -> None:
+        device.room = 1
+
+    monkeypatch.setattr("services.transcribe.batches.empty_caches", emptied)
+    assert list(Batches(device, 4).each([1])) == [2]
+    monkeypatch.setattr("services.transcribe.batches.empty_caches", lambda: None)
+    device.room, device.batches = 0, []
+    with pytest.raises(OutOfMemory):
+        list(Batches(device, 4).each([1]))
+    assert device.batches == [[1], [1]], "once more, and not for ever"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("CUDA failed with error out of memory"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ..."),
+        RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=str,
+)
+def test_a_library_that_has_no_room_is_understood(failure: Exception) -> None:
+    def run(batch: Sequence[int]) -> Sequence[int]:
+        if len(batch) > 1 or batch == [13]:
+            raise failure
+        return [2 * number for number in batch]
+
+    batches = Batches(run, 4)
+    with ThreadPoolExecutor(2) as pool:
+        good = [pool.submit(lambda: list(batches.each(range(10)))) for _ in range(2)]
+        assert [it.result(PATIENCE_S) for it in good] == [[2 * n for n in range(10)]] * 2
+    with pytest.raises(OutOfMemory, match="RuntimeError: "):
+        list(batches.each([13]))
+
+
+def test_a_device_that_is_broken_when_caches_are_emptied_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    cuda = SimpleNamespace(is_available=lambda: True, empty_cache=broken)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(lambda: list(Batches(Device(room=0), 1).each([1])))
+        with pytest.raises(OutOfMemory):
+            call.result(PATIENCE_S)
+
+
+def test_that_a_device_lacks_memory_is_told_once_and_counted() -> None:
+    device = Device(held=True)
+    batches = Batches(device, 8)
+    assert batches.usage.fits == 8
+    with capture_logs() as logs, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(lambda: list(batches.each(range(40))))
+        begun(device)
+        until(lambda: queued(batches) == 8)
+        device.room = 1
+        device.go.release(1_000)
+        assert call.result(PATIENCE_S) == [2 * n for n in range(40)]
+    (told,) = [it for it in logs if it["log_level"] == "warning"]
+    assert (told["before"], told["fits"], told["asked"]) == (8, 1, 8)
+    assert batches.usage.fits == 1
+    assert told["times"] == batches.usage.out_of_memory == 7
+
+
+def test_a_device_that_worked_one_by_one_makes_whole_batches_again() -> None:
+    device = Device(room=1)
+    batches = Batches(device, 8)
+    with ThreadPoolExecutor(8) as pool:
+
+        def many(length: int) -> list[int]:
+            return list(pool.map(lambda n: sum(1 for _ in batches.each(range(n, n + length))),
+                                 range(0, 80_000, 10_000)))  # fmt: skip
+
+        assert many(20) == [20] * 8
+        assert batches.usage.fits == 1
+        device.room = 1_000
+        assert many(600) == [600] * 8
+    assert batches.usage.fits == 8
 
 
 def test_larger_batches_are_tried_again_after_a_while() -> None:

@@ -20,7 +20,7 @@ from schemas.checks import problem_with
 from schemas.events import CallRecorded, CallTranscribed
 from services.runtime.errors import Invalid
 from services.runtime.objects import DirectoryObjects
-from services.transcribe.choice import choose
+from services.transcribe.choice import choose, choose_diarizer
 from services.transcribe.engine import RATE_HZ
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.transcriber import Transcriber
@@ -183,3 +183,75 @@ def test_memory_does_not_grow_with_the_length_of_a_call(
     assert last_ms >= duration_ms - 8 * 60_000
     # Four hours of samples are 920 MB; a batch of windows and their encodings is what is held.
     assert peak - before < 200, f"{before} MB before, {peak} MB at most"
+
+
+_SPOKEN_HOURS = 1
+_MEASURED_PARTING = """
+import sys, threading
+from pathlib import Path
+from tests.transcribe.test_capacity import dialogues_of, heard, parting
+from services.runtime.objects import DirectoryObjects
+
+def memory():
+    for line in open("/proc/self/status"):
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1024
+
+objects = DirectoryObjects(Path(sys.argv[1]))
+short, long = dialogues_of(objects)
+by = parting(objects)
+def peak_of(event):
+    peaks, over = [memory()], threading.Event()
+    def watch():
+        while not over.wait(0.02):
+            peaks.append(memory())
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    transcript = heard(by, event)
+    over.set()
+    watcher.join()
+    return max(peaks), transcript
+peak_of(short)
+before, _ = peak_of(short)
+after, transcript = peak_of(long)
+speakers = {segment.speaker for segment in transcript.segments}
+print(round(before), round(after), len(speakers), transcript.duration_ms)
+"""
+
+
+def dialogues_of(objects: DirectoryObjects) -> tuple[CallRecorded, CallRecorded]:
+    """A call of four minutes and one of an hour: two speak in turn, on one channel."""
+    turn = np.concatenate([speech(0, seconds=4.2), silence(0.4), speech(1, 4.4, 3.0), silence(0.4)])
+    found = []
+    for name, seconds in (("short", 240.0), ("long", _SPOKEN_HOURS * 3_600.0)):
+        file = io.BytesIO()
+        with soundfile.SoundFile(file, "w", RATE_HZ, 1, "PCM_16", format="FLAC") as out:
+            for _ in range(int(seconds * RATE_HZ) // turn.size):
+                out.write(turn)
+        found.append(recorded(stored(objects, name, file.getvalue(), 1, container="flac",
+                                     codec="flac")))  # fmt: skip
+    return found[0], found[1]
+
+
+def parting(objects: DirectoryObjects) -> Transcriber:
+    settings = TranscribeSettings(engine="stub", diarizer="resemblyzer", cache=False)
+    return Transcriber(
+        settings, objects, choose(settings), Vad(), choose_diarizer(settings, "stub")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.whisperx
+def test_memory_barely_grows_with_the_speech_whose_voices_are_parted(tmp_path: Path) -> None:
+    extra.resemblyzer()
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED_PARTING, str(tmp_path / "objects")],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before, peak, speakers, duration_ms = map(int, done.stdout.split()[-4:])
+    assert duration_ms > 0.99 * _SPOKEN_HOURS * 3_600_000
+    assert speakers >= 2
+    # An hour of samples alone is 230 MB.
+    assert peak - before < 100, f"{before} MB for 4 minutes, {peak} MB for an hour"

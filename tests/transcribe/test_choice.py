@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import constants
 from pydantic import ValidationError
 
+from schemas.events import DegradationKind
 from services.runtime.errors import Transient
 from services.transcribe.choice import choose
 from services.transcribe.settings import TranscribeSettings
@@ -39,6 +40,8 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 def test_auto_without_a_model_takes_pocketsphinx_and_says_why() -> None:
     chosen = choose(TranscribeSettings())
     assert chosen.engine.identity.name == "pocketsphinx"
+    (degraded,) = chosen.degradations
+    assert degraded.kind is DegradationKind.ENGINE_FALLBACK
     for told in ("transcribe.model='small'", "HF_HUB_OFFLINE", "model_dir", "English only"):
         assert told in chosen.reason
 

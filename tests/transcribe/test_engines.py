@@ -208,6 +208,20 @@ def test_whisper_takes_the_language_from_the_hints(whisper_folder: Path) -> None
     assert (given.language, given.language_confidence) == ("fr", None)
 
 
+@pytest.mark.parametrize("tag", ["nb-NO", "nn-NO", "fil-PH", "iw-IL", "in-ID", "ji", "jv-ID"])
+def test_whisper_knows_a_language_by_any_of_its_tags(whisper_folder: Path, tag: str) -> None:
+    settings = TranscribeSettings(model_dir=whisper_folder, beam_size=1)
+    engine = FasterWhisperEngine(whisper_folder, settings)
+    primary = primary_tag(tag)
+    assert engine.languages is not None
+    assert primary in engine.languages
+    for asked in (Asked(language=primary), Asked(hints=(primary,))):
+        heard = engine.transcribe(SAID, SPANS, asked)
+        assert heard.language == primary
+        assert {segment.language for segment in heard.segments} == {primary}
+    assert "jw" not in engine.languages
+
+
 def test_whisper_is_known_by_the_content_of_its_files(whisper_folder: Path, tmp_path: Path) -> None:
     settings = TranscribeSettings(beam_size=1)
     one = FasterWhisperEngine(whisper_folder, settings).identity
@@ -261,7 +275,11 @@ def test_the_stub_says_what_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("tag", "primary"),
-    [("en-US", "en"), ("zh_CN", "zh"), ("cmn-Hans", "zh"), ("YUE", "yue"), ("", "und")],
-)
+    [
+        ("en-US", "en"), ("zh_CN", "zh"), ("cmn-Hans", "zh"), ("YUE", "yue"), ("", "und"),
+        ("nb-NO", "no"), ("nn-NO", "nn"), ("fil-PH", "tl"), ("iw-IL", "he"), ("in", "id"),
+        ("ji", "yi"), ("jv-ID", "jv"), ("jw", "jv"),
+    ],
+)  # fmt: skip
 def test_primary_tags(tag: str, primary: str) -> None:
     assert primary_tag(tag) == primary

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +26,7 @@ from schemas.events import (
     SegmentKind,
 )
 from schemas.examples import EXAMPLES
-from services.runtime.errors import Invalid
+from services.runtime.errors import Invalid, Transient
 from services.runtime.log import Message
 from services.runtime.objects import DirectoryObjects
 from services.runtime.stage import Envelope
@@ -37,6 +38,7 @@ from services.transcribe.settings import TranscribeSettings
 from tests.transcribe.fake_engine import FakeEngine
 from tests.transcribe.sounds import SPEECH, noise, recorded, silence, speech, stored, wav
 
+LANGUAGE_UNSUPPORTED = DegradationKind.LANGUAGE_UNSUPPORTED
 NOW = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 RECORDED: Mapping[str, CallRecorded] = EXAMPLES["CallRecorded"]
 
@@ -92,7 +94,7 @@ def test_as_many_calls_are_at_work_as_who_listens_can_share(objects: DirectoryOb
         made = TranscribeSettings.model_validate({"endpoint": server, **settings})
         return stage(made, objects, Chosen(FakeEngine(), "")).workers
 
-    assert workers() == 1
+    assert workers() == 2, "a long one holds up no other"
     assert workers(rules=[{"engine": "openai"}]) == 7
     assert workers(rules=[{"engine": "openai"}], workers=2) == 2
 
@@ -298,22 +300,47 @@ def test_telephone_speech_through_pocketsphinx(objects: DirectoryObjects) -> Non
     assert "for trying out only" in transcript.engine.reason
 
 
+def mandarin() -> bytes:
+    data, rate = soundfile.read(SPEECH.parent / "zh-refund-complaint.wav", dtype="float32")
+    return wav(list(data[: 5 * rate].T), rate)
+
+
 def test_no_english_is_made_up_for_a_mandarin_call(objects: DirectoryObjects) -> None:
-    event = recorded(stored(objects, "r1", wav([speech(0)]), 1), language_hints=["zh-CN"])
+    event = recorded(stored(objects, "r1", mandarin(), 2), language_hints=["zh-CN"])
     transcript = run(objects, event, pocketsphinx())
     assert transcript.segments == []
     assert transcript.language == "zh"
-    assert transcript.channels[0].speech_ms > 2_000
+    assert transcript.channels[0].speech_ms > 1_000
     unsupported = transcript.degradations[-1]
     assert unsupported.kind is DegradationKind.LANGUAGE_UNSUPPORTED
     assert "zh" in unsupported.reason
     assert "pocketsphinx" in unsupported.reason
 
 
+def test_a_hint_beyond_the_engine_costs_no_call_its_words(objects: DirectoryObjects) -> None:
+    event = recorded(stored(objects, "r1", wav([speech(0)]), 1), language_hints=["th"])
+    transcript = run(objects, event, FakeEngine(languages={"en"}))
+    assert transcript.segments
+    assert transcript.language == "en"
+    (told,) = [it for it in transcript.degradations if it.kind is LANGUAGE_UNSUPPORTED]
+    assert told.reason.startswith(
+        "fake cannot transcribe th: the call was listened to for the languages that it knows"
+    )
+    assert run(objects, event, FakeEngine(languages={"en"}, forbidden=True)).cached
+
+
+def test_a_language_that_is_asked_for_is_not_heard_as_another(objects: DirectoryObjects) -> None:
+    event = recorded(stored(objects, "r1", wav([speech(0)]), 1), language_hints=["en"])
+    deaf = FakeEngine(languages={"en"}, forbidden=True)
+    transcript = run(objects, event, deaf, language="th")
+    assert (transcript.segments, transcript.language) == ([], "th")
+    assert "no text was made up" in transcript.degradations[-1].reason
+    assert transcript.channels[0].unheard_ms is None
+
+
 def test_words_made_of_unhinted_mandarin_are_not_trusted(objects: DirectoryObjects) -> None:
-    data, rate = soundfile.read(SPEECH.parent / "zh-refund-complaint.wav", dtype="float32")
-    described = stored(objects, "r1", wav(list(data[: 5 * rate].T), rate), 2)
-    transcript = run(objects, recorded(described, language_hints=[]), pocketsphinx())
+    event = recorded(stored(objects, "r1", mandarin(), 2), language_hints=[])
+    transcript = run(objects, event, pocketsphinx())
     assert transcript.language == "und"
     assert transcript.channels[0].speech_ms > 1_000
     assert all(Flag.LOW_CONFIDENCE in segment.flags for segment in transcript.segments)
@@ -372,6 +399,44 @@ def test_one_bad_call_spoils_no_other(objects: DirectoryObjects) -> None:
     assert isinstance(outcomes[0], Invalid)
     assert not isinstance(outcomes[1], Exception)
     assert len(outcomes[1]) == 1
+
+
+@pytest.mark.parametrize("full", ["folder", "channel"])
+def test_scratch_without_room_is_waited_for(
+    objects: DirectoryObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    def no_room(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    event = recorded(stored(objects, "r1", wav([speech(0)]), 1))
+    opened = Path.open
+
+    def limited(path: Path, mode: str = "r", **named: Any) -> Any:
+        return no_room() if mode == "ab" else opened(path, mode, **named)
+
+    if full == "folder":
+        monkeypatch.setattr(tempfile, "mkdtemp", no_room)
+    else:
+        monkeypatch.setattr(Path, "open", limited)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(Transient, match=r"scratch: .*No space left on device"):
+        run(objects, event, FakeEngine(forbidden=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["objects"]
+
+
+def test_a_result_that_cannot_be_kept_is_published(
+    objects: DirectoryObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = recorded(stored(objects, "r1", wav([speech(0)]), 1))
+
+    def down(key: str, data: bytes) -> None:
+        raise Transient("objects_down", f"{key}: Read-only file system")
+
+    monkeypatch.setattr(objects, "put", down)
+    engine = FakeEngine()
+    assert run(objects, event, engine).segments
+    assert len(engine.given) == 1
+    assert list(objects.keys("transcripts/")) == []
 
 
 def test_nothing_is_left_behind_on_disk(

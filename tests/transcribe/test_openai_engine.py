@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.events import DegradationKind
-from services.runtime.errors import Invalid, Transient
+from services.runtime.errors import Invalid, NotYet, Transient
 from services.transcribe.engine import Asked, Heard, HeardSegment, HeardWord
 from services.transcribe.openai_engine import EndpointFailed, OpenAIEngine
 from services.transcribe.settings import EndpointSettings
@@ -614,10 +615,22 @@ def test_audio_that_is_refused_while_other_is_taken_is_at_fault(
     asked = Asked(language="de", prompt="Good day.")
     with pytest.raises(Invalid, match="endpoint_refused"):
         engine.transcribe(SAID, SPANS, asked)
-    last, probe = server.of_calls[-1], server.asked[-1]
-    assert probe.is_silence
+    last, probe = server.asked[-1], [it for it in server.asked if it.is_silence][-1]
+    assert not last.is_silence, "what is refused is sent once more"
     assert (probe.fields["language"], probe.fields["prompt"]) == (["de"], ["Good day."])
     assert probe.length_s == last.length_s
+
+
+def test_one_refusal_costs_no_call(server: Endpoint) -> None:
+    whole = OpenAIEngine(server.settings()).transcribe(SAID, SPANS)
+    server.asked.clear()
+    forms = 3
+
+    def answer(request: Request) -> Reply:
+        return said({"error": "odd"}, 400) if len(server.asked) <= forms else speaks(request)
+
+    server.answer = answer
+    assert OpenAIEngine(server.settings()).transcribe(SAID, SPANS) == whole
 
 
 def unless(refused: Callable[[Request], bool]) -> Callable[[Request], Reply]:
@@ -713,6 +726,60 @@ def test_a_server_that_is_slow_at_all_but_silence_is_waited_for(
     assert OpenAIEngine(server.settings()).transcribe(SAID, SPANS).segments
 
 
+def slow_at(loudest: float) -> Callable[[Request], Reply]:
+    """A server that answers nothing so loud in time."""
+    return lambda it: Reply(504) if np.abs(it.samples).max(initial=0.0) > loudest else speaks(it)
+
+
+LOUD = [Span(0, 2_000)]
+
+
+def test_one_stretch_that_always_takes_too_long_holds_nobody_up(server: Endpoint) -> None:
+    server.answer, clock = slow_at(0.6), Clock()
+    engine = OpenAIEngine(server.settings(), clock, clock.sleep)
+    loud, other = noise(2, 0.3), noise(2, 0.05)
+
+    def fails(with_: type[Exception]) -> None:
+        with pytest.raises(with_, match="answers 504"):
+            engine.transcribe(loud, LOUD)
+        assert engine.transcribe(other, LOUD).segments
+
+    fails(Transient)
+    clock.now += 150
+    fails(Transient)
+    clock.now += 149
+    fails(Transient)
+    clock.now += 1
+    with pytest.raises(NotYet, match=r"endpoint_slow: .* so 4 times in 300 s, while it answers"):
+        engine.transcribe(loud, LOUD)
+    assert engine.transcribe(other, LOUD).segments
+    clock.now += 600
+    fails(NotYet)
+    server.answer = speaks
+    assert engine.transcribe(loud, LOUD) == OpenAIEngine(server.settings()).transcribe(loud, LOUD)
+    server.answer = slow_at(0.6)
+    fails(Transient)
+
+
+def test_a_server_that_answers_nothing_in_time_is_waited_for(server: Endpoint) -> None:
+    server.answer, clock = slow_at(0.0), Clock()
+    engine = OpenAIEngine(server.settings(), clock, clock.sleep)
+    loud, other = noise(2, 0.3), noise(2, 0.05)
+    for _ in range(10):
+        clock.now += 600
+        for audio in (loud, other):
+            with pytest.raises(Transient, match="endpoint_down"):
+                engine.transcribe(audio, LOUD)
+    # Nor does it help that a call's beginning was answered before: only what it answers now.
+    server.answer = speaks
+    assert engine.transcribe(other, LOUD).segments
+    server.answer = slow_at(0.0)
+    for _ in range(10):
+        clock.now += 600
+        with pytest.raises(Transient, match="endpoint_down"):
+            engine.transcribe(loud, LOUD)
+
+
 def test_a_probe_says_whether_it_can_be_had(server: Endpoint) -> None:
     engine = OpenAIEngine(server.settings())
     engine.probe()
@@ -764,11 +831,14 @@ def test_a_replay_waits_while_a_live_call_has_something_to_send(server: Endpoint
     assert first.wait(10)
     threads.append(call("replay", True))
     threads.append(call("live 2", False))
-    while engine.waiting < 2:  # both have something to send
-        pass
+    deadline = time.monotonic() + 10
+    while engine.waiting < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    both_wait = engine.waiting == 2
     go.set()
     for thread in threads:
         thread.join()
+    assert both_wait, "each has something to send"
     assert order == ["live 1", "live 2", "replay"]
 
 

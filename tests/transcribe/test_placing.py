@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.transcribe.engine import HeardWord
-from services.transcribe.placing import placed
+from services.transcribe.placing import of_letters, placed
 
 
 def named(*texts: str) -> list[HeardWord]:
@@ -49,6 +49,46 @@ def test_a_word_that_goes_back_has_no_times() -> None:
         HeardWord(text="c", start_ms=700, end_ms=None),
     ]
     assert [word.start_ms for word in placed("a b c", words).words] == [500, None, None]
+
+
+def letters(text: str, unplaced: str = "") -> list[HeardWord]:
+    """Each character of `text`, of 100 ms; without times those in `unplaced`."""
+    return [
+        HeardWord(text=each)
+        if each in unplaced
+        else HeardWord(text=each, start_ms=100 * at, end_ms=100 * at + 100, confidence=0.5)
+        for at, each in enumerate(text)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "unplaced", "words"),
+    [
+        (
+            "买 iPhone 15，好。", " ",
+            [("买", 0, 100), (" iPhone", 200, 800), (" 15，", 900, 1_100), ("好。", 1_200, 1_300)],
+        ),
+        ("it's 5 - no", " 5", [("it's", 0, 400), (" 5", None, None), (" -", 700, 800),
+                               (" no", 900, 1_100)]),
+        ("パー・イ", "ー", [("パ", 0, 100), ("ー・", None, None), ("イ", 300, 400)]),
+    ],
+)  # fmt: skip
+def test_words_have_the_times_of_their_letters(
+    text: str, unplaced: str, words: list[tuple[str, int | None, int | None]]
+) -> None:
+    made = of_letters(text, letters(text, unplaced))
+    assert [(word.text, word.start_ms, word.end_ms) for word in made] == words
+    assert [word.confidence for word in made] == [None if it[1] is None else 0.5 for it in words]
+
+
+@given(st.text(min_size=1, max_size=40).map(str.strip).filter(bool), st.data())
+def test_words_of_letters_make_up_the_whole_text(text: str, data: st.DataObject) -> None:
+    unplaced = "".join(data.draw(st.sets(st.sampled_from(text))))
+    made = of_letters(text, letters(text, unplaced))
+    assert "".join(word.text for word in made) == text
+    times = [(it.start_ms, it.end_ms) for it in made if it.start_ms is not None]
+    assert times == sorted(times)
+    assert all(start is not None and end is not None and start < end for start, end in times)
 
 
 @given(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +15,7 @@ import numpy as np
 import pytest
 
 from services.runtime.errors import Transient
+from services.transcribe.batches import OutOfMemory
 from services.transcribe.choice import choose_diarizer
 from services.transcribe.diarizer import Diarizer, Turn
 from services.transcribe.settings import TranscribeSettings
@@ -55,6 +60,88 @@ def test_the_real_pipeline_finds_turns_within_the_speech(loaded: Diarizer) -> No
             for span in SPANS
         )
     assert loaded.diarize(SAID, SPANS, 2, replay=True) == found
+
+
+def test_it_hears_piece_by_piece_what_the_pipeline_hears_at_once(
+    loaded: Diarizer, folder: Path
+) -> None:
+    torch: Any = importlib.import_module("torch")
+    audio: Any = importlib.import_module("pyannote.audio")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = audio.Pipeline.from_pretrained(str(folder))
+        found = pipeline(
+            {"waveform": torch.from_numpy(SAID)[None], "sample_rate": 16_000},
+            min_speakers=1, max_speakers=2,
+        )  # fmt: skip
+    whole = [Span(0, SAID.size // 16)]
+    heard = {
+        (round(1_000 * it.start), round(1_000 * it.end))
+        for it in found.exclusive_speaker_diarization.itersegments()
+    }
+    turns = loaded.diarize(SAID, whole, 2).exclusive
+    assert turns
+    assert {turn.start_ms for turn in turns} <= {start for start, _ in heard}
+    assert sum(turn.end_ms - turn.start_ms for turn in turns) == sum(b - a for a, b in heard)
+
+
+def test_a_live_call_does_not_wait_for_a_whole_replay(
+    loaded: Diarizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: Any = loaded._shares  # type: ignore[attr-defined]
+    begun, go, run = threading.Event(), threading.Event(), shares._run
+    ended: list[str] = []
+
+    def held(given: Any) -> Any:
+        begun.set()
+        assert go.wait(60)
+        return run(given)
+
+    def part(name: str, times: int, *, replay: bool) -> Any:
+        audio = np.tile(SAID, times)
+        found = loaded.diarize(audio, [Span(0, audio.size // 16)], 2, replay=replay)
+        ended.append(name)
+        return found
+
+    monkeypatch.setattr(shares, "_run", held)
+    with ThreadPoolExecutor(2) as pool:
+        replay = pool.submit(lambda: part("replay", 8, replay=True))
+        assert begun.wait(60)
+        live = pool.submit(lambda: part("live", 1, replay=False))
+        deadline = time.monotonic() + 60
+        while sum(len(caller.queued) for caller in shares._callers if not caller.replay) == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        go.set()
+        assert live.result(120) == loaded.diarize(SAID, [Span(0, SAID.size // 16)], 2)
+        assert replay.result(120).turns
+    assert ended == ["live", "replay"]
+
+
+def test_a_device_without_room_is_tried_once_more(
+    loaded: Diarizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = loaded.diarize(SAID, SPANS, 2)
+    model: Any = loaded._pipeline._segmentation.model  # type: ignore[attr-defined]
+    torch: Any = importlib.import_module("torch")
+    forward, failures = type(model).forward, [1]
+
+    def crowded(self: Any, *given: Any) -> Any:
+        if failures[0]:
+            failures[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+        return forward(self, *given)
+
+    monkeypatch.setattr(type(model), "forward", crowded)
+    assert loaded.diarize(SAID, SPANS, 2) == whole
+    failures[0] = 2
+    with pytest.raises(OutOfMemory):
+        loaded.diarize(SAID, SPANS, 2)
+
+
+def test_what_is_too_long_is_refused_with_the_mend(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"8 s are more than transcribe\.diarizer_longest_s=5, "):
+        diarizer(folder, diarizer_longest_s=5).diarize(SAID, SPANS, 2)
 
 
 def test_nothing_said_is_no_turn_and_what_is_not_speech_is_none(loaded: Diarizer) -> None:
@@ -107,6 +194,30 @@ def test_overlap_and_labels_become_turns(loaded: Diarizer, monkeypatch: pytest.M
     assert found.exclusive == (Turn(0, 300, 1_750), Turn(1, 1_750, 4_000))
     assert found.overlapped == [Span(1_500, 2_000)]
     assert asked == [{"min_speakers": 1, "max_speakers": 3}]
+
+
+def test_a_pipeline_of_another_kind_is_one_item_for_the_device(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra.whisperx()
+    core: Any = importlib.import_module("pyannote.core")
+    said = core.Annotation()
+    said[core.Segment(0.5, 2.0), 0] = "A"
+    threads: list[str] = []
+
+    class Other:
+        def to(self, device: Any) -> None:
+            pass
+
+        def __call__(self, file: Any, **options: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return SimpleNamespace(speaker_diarization=said, exclusive_speaker_diarization=said)
+
+    module = importlib.import_module("services.transcribe.pyannote_diarizer")
+    monkeypatch.setattr(module, "_loaded", lambda *given: Other())
+    found = diarizer(folder).diarize(SAID, SPANS, 2)
+    assert found.turns == found.exclusive == (Turn(0, 500, 2_000),)
+    assert threads == ["device"]
 
 
 def test_a_model_that_cannot_be_had_is_waited_for_with_the_mend(

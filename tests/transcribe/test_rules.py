@@ -14,26 +14,39 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from schemas.events import CallRecorded, DegradationKind, Queue, StoredRecording
+from schemas import topics
+from schemas.events import (
+    CallRecorded,
+    CallTranscribed,
+    DegradationKind,
+    Queue,
+    StoredRecording,
+)
 from schemas.events import Engine as Identity
 from schemas.examples import EXAMPLES
 from services.runtime.errors import Invalid, NotYet, Transient
+from services.runtime.log import Message
 from services.runtime.objects import DirectoryObjects
+from services.runtime.stage import Envelope
+from services.transcribe.batches import OutOfMemory
 from services.transcribe.choice import (
     CallFacts,
     Chosen,
     Engines,
+    Partings,
     Wanted,
     choose,
+    choose_diarizer,
     facts_of,
     ruled,
     wanted_for,
 )
+from services.transcribe.diarizer import Parting
 from services.transcribe.engine import NOTHING_KNOWN, Asked, Heard, Samples
 from services.transcribe.handler import stage
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
-from tests.transcribe.sounds import recorded, silence
+from tests.transcribe.sounds import recorded, silence, speech, stored, wav
 
 SERVER = {"url": "http://127.0.0.1:9/v1", "model": "large"}
 
@@ -231,6 +244,7 @@ class Ear:
     name: str
     languages: Collection[str] | None = None
     away: bool = False
+    fails: Exception | None = None
     asked: int = 0
 
     @property
@@ -243,6 +257,8 @@ class Ear:
         self.asked += 1
         if self.away:
             raise Transient("endpoint_down", f"{self.name} does not answer")
+        if self.fails is not None:
+            raise self.fails
         return Heard(language=self.name)
 
 
@@ -259,8 +275,9 @@ class World:
     took: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("faster-whisper", "whisperx", "sensevoice", "openai", "stub"):
+        for name in ("faster-whisper", "whisperx", "sensevoice", "openai", "pocketsphinx", "stub"):
             self.ears.setdefault(name, Ear(name))
+        self.ears["auto"] = self.ears["faster-whisper"]
         live = Chosen(self.ears[self.settings.engine], "the settings ask for it")
         self.engines = Engines(
             self.settings, live, self.load, self.took.append, clock=lambda: self.now
@@ -277,7 +294,7 @@ class World:
         """Who listens to a call, and what is published of that."""
 
         def listen(settings: TranscribeSettings, who: Chosen) -> tuple[str, Chosen]:
-            assert settings.engine == who.engine.identity.name
+            assert settings.engine in ("auto", who.engine.identity.name)
             return who.engine.transcribe(silence(1), [Span(0, 1_000)]).language, who
 
         return self.engines.hear(wanted or ruled(self.settings, CallFacts()), listen)
@@ -486,6 +503,39 @@ def test_a_fallback_listens_to_what_another_does_not_understand() -> None:
         to("yue")
 
 
+def test_a_device_without_room_for_one_window_is_an_engine_that_is_away() -> None:
+    world = World(made(fallbacks=["stub"], fallback_after_s=300))
+    world.ears["faster-whisper"].fails = OutOfMemory("CUDA failed with error out of memory")
+    with pytest.raises(Transient, match=r"no_room: faster-whisper on .*: CUDA failed"):
+        world.hear()
+    with pytest.raises(NotYet, match="no_room"):
+        world.hear(Wanted(made(), replay=True, by_option=True))
+    world.now = 300.0
+    name, who = world.hear()
+    assert name == "stub"
+    assert "faster-whisper is away (no_room: " in who.degradations[0].reason
+    world.now, world.ears["faster-whisper"].fails = 360.0, None
+    assert world.hear()[0] == "faster-whisper"
+
+
+def test_a_call_that_an_engine_cannot_hear_now_is_a_fallbacks_or_waits_alone() -> None:
+    slow = NotYet("endpoint_slow", "no answer in time, while it answers others")
+    alone = World(made(engine="openai", endpoint=SERVER))
+    alone.ears["openai"].fails = slow
+    with pytest.raises(NotYet, match="endpoint_slow"):
+        alone.hear()
+    world = World(made(engine="openai", endpoint=SERVER, fallbacks=["stub"]))
+    world.ears["openai"].fails = slow
+    name, who = world.hear()
+    assert name == "stub"
+    assert who.degradations[0].reason == (
+        "stub listens in place of openai: openai cannot hear this call now (endpoint_slow: no "
+        "answer in time, while it answers others)"
+    )
+    world.ears["openai"].fails = None
+    assert world.hear()[0] == "openai", "it is not away"
+
+
 def test_who_is_away_is_waited_for_where_nobody_else_understands() -> None:
     settings = made(
         engine="openai", endpoint=SERVER, fallbacks=["faster-whisper"], fallback_after_s=0
@@ -548,6 +598,101 @@ def test_it_begins_with_a_fallback_where_the_model_cannot_be_had(
         choose(settings)
 
 
+def test_auto_begins_with_pocketsphinx_says_so_and_takes_whisper_when_it_can_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = made(engine="auto")
+    world = World(settings, missing={"auto": Transient("model_missing", "the hub is silent")})
+    monkeypatch.setattr("services.transcribe.choice.load", world.load)
+    world.engines = Engines(settings, choose(settings), world.load, clock=lambda: world.now)
+    for world.now in (0.0, 59.0, 60.0, 61.0):
+        name, who = world.hear()
+        assert name == "pocketsphinx"
+        (told,) = who.degradations
+        assert told.kind is DegradationKind.ENGINE_FALLBACK
+        assert told.reason == (
+            "pocketsphinx listens in place of faster-whisper: faster-whisper cannot be had "
+            "(model_missing: the hub is silent)"
+        )
+    by_option = Wanted(settings, replay=True, by_option=True)
+    assert world.hear(by_option)[0] == "pocketsphinx"
+    world.ears["pocketsphinx"].languages = {"en"}
+    chinese = ruled(settings, CallFacts(languages=("zh",)))
+    assert world.hear(chinese)[0] == "pocketsphinx", "no call waits for a model that may never come"
+    assert world.loaded == ["auto", "pocketsphinx", "auto"]
+    world.missing.clear()
+    world.now = 121.0
+    name, who = world.hear()
+    assert (name, who.degradations) == ("faster-whisper", ())
+    assert world.hear(Wanted(made(), replay=True, by_option=True))[0] == "faster-whisper"
+    assert world.loaded[3:] == ["auto"], "by either name it is one"
+
+
+def test_auto_asks_for_fallbacks_first_and_waits_for_a_whisper_that_has_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone, full = Transient("model_missing", "the hub is silent"), Transient("no_room", "it is full")
+    world = World(made(), missing={"auto": gone})
+    monkeypatch.setattr("services.transcribe.choice.load", world.load)
+    assert choose(made(engine="auto", fallbacks=["stub"])).engine.identity.name == "stub"
+    world.missing["auto"] = full
+    with pytest.raises(Transient, match="no_room"):
+        choose(made(engine="auto"))
+    world.missing["auto"] = gone
+    settings = made(engine="auto", fallbacks=["sensevoice"])
+    world.missing["sensevoice"] = ValueError("it needs the extra")
+    world.engines = Engines(settings, choose(settings), world.load, clock=lambda: world.now)
+    world.missing["pocketsphinx"] = ValueError("its wheel is gone")
+    name, who = world.engines.hear(
+        ruled(settings, CallFacts()), lambda its, chosen: (its.engine, chosen)
+    )
+    assert name == "pocketsphinx"
+    assert who.degradations[0].reason.count("cannot be had") == 2
+
+
+def test_voices_are_parted_by_who_listens_and_not_by_who_listened_first() -> None:
+    loads: list[str] = []
+
+    def load(settings: TranscribeSettings, engine: str) -> Parting:
+        if settings.diarizer == "auto" and engine in ("pocketsphinx", "stub"):
+            return choose_diarizer(settings, engine)
+        loads.append(engine)
+        return Parting(why_none="none is installed")
+
+    parting = Partings(made(), load)
+    assert parting("pocketsphinx").why_none == (
+        "pocketsphinx is for trying out; set transcribe.diarizer"
+    )
+    assert loads == []
+    for _ in range(2):
+        assert parting("whisperx").why_none == "none is installed"
+    assert parting("stub").why_none.startswith("stub is for trying out")
+    assert loads == ["whisperx"]
+    asked = Partings(made(diarizer="resemblyzer"), load)
+    assert asked("pocketsphinx") is asked("whisperx")
+    assert loads == ["whisperx", "pocketsphinx"]
+
+
+def test_the_stage_parts_voices_by_who_listens(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def parting(engine: str) -> Parting:
+        asked.append(engine)
+        return Parting(why_none=f"not under {engine}")
+
+    objects = DirectoryObjects(tmp_path)
+    call = recorded(stored(objects, "r1", wav([speech(0)]), 1), language_hints=["yue"])
+    settings = made(rules=[{"languages": ["yue"], "engine": "stub"}])
+    it = stage(settings, objects, Chosen(Ear("faster-whisper"), ""), parting)
+    message = Message(topics.RECORDED, 0, 0, b"acme/call", b"", (), 0)
+    ((_, outcome),) = it.handle([Envelope(event=call, message=message, id="1")])
+    assert not isinstance(outcome, Exception)
+    (made_,) = outcome
+    assert isinstance(made_.event, CallTranscribed)
+    assert made_.event.degradations[0].reason.endswith("not under stub")
+    assert asked == ["faster-whisper", "stub"]
+
+
 def test_the_fallback_that_it_began_with_is_loaded_once_and_is_no_other_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -594,20 +739,42 @@ def test_a_stage_that_began_with_a_fallback_is_as_wide_as_its_own_engine_needs(
 
     assert workers() == 16
     assert workers(engine="auto") == 16
-    assert workers(device="cpu") == 1
-    assert workers(workers=2) == 2
+    assert workers(device="cpu") == 2
+    assert workers(workers=1) == 1
     server = {**SERVER, "concurrency": 7}
     assert workers(engine="openai", endpoint=server) == 7
     rule = {"queues": ["vip"], "engine": "faster-whisper"}
-    assert workers(engine="stub") == 1
+    assert workers(engine="stub") == 2
     assert workers(engine="stub", rules=[rule]) == 16
-    assert workers(engine="stub", device="cpu", rules=[rule]) == 1
+    assert workers(engine="stub", device="cpu", rules=[rule]) == 2
 
 
-def test_live_calls_on_a_fallback_do_not_wait_for_the_model_that_a_replay_has_fetched() -> None:
+def test_live_calls_on_a_fallback_do_not_wait_for_the_one_that_looks_for_their_engine() -> None:
     world = World(made(rules=[{"engine": "sensevoice"}], fallbacks=["stub"]))
     world.missing["sensevoice"] = Transient("model_missing", "the hub is silent")
     assert world.hear()[0] == "stub"
+    fetching, fetched = threading.Event(), threading.Event()
+
+    def fetch(name: str) -> None:
+        if name == "sensevoice":
+            fetching.set()
+            assert fetched.wait(60)
+            world.missing.clear()
+
+    world.loads, world.now = fetch, 60.0
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(world.hear)
+        try:
+            assert fetching.wait(60)
+            assert pool.submit(world.hear).result(60)[0] == "stub"
+        finally:
+            fetched.set()
+        assert first.result(60)[0] == "sensevoice"
+    assert world.hear()[0] == "sensevoice"
+
+
+def test_a_live_call_does_not_wait_for_a_model_that_a_replay_fetches() -> None:
+    world = World(made(rules=[{"engine": "sensevoice"}]))
     fetching, fetched = threading.Event(), threading.Event()
 
     def fetch(name: str) -> None:
@@ -621,14 +788,10 @@ def test_live_calls_on_a_fallback_do_not_wait_for_the_model_that_a_replay_has_fe
         replayed = pool.submit(world.hear, by_option)
         try:
             assert fetching.wait(60)
-            # As long as it is remembered, and when it is time to look for it again.
-            for world.now in (30.0, 3600.0):
-                assert pool.submit(world.hear).result(60)[0] == "stub"
+            assert pool.submit(world.hear).result(60)[0] == "sensevoice"
         finally:
             fetched.set()
         assert replayed.result(60)[0] == "whisperx"
-    world.missing.clear()
-    assert world.hear()[0] == "sensevoice"
 
 
 def test_replays_of_wrong_models_make_nobody_forget_what_the_settings_cannot_have() -> None:

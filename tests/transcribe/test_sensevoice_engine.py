@@ -252,7 +252,7 @@ def test_one_stretch_that_does_not_fit_is_out_of_memory(
     sizes = together(monkeypatch, listening, fails)
     with pytest.raises(OutOfMemory, match="CUDA out of memory"):
         listening.transcribe(noise(4), [Span(0, 1_000), Span(2_000, 3_000)])
-    assert sizes == [2, 1]
+    assert sizes == [2, 1] * 2, "once more, with what torch keeps of the memory given back"
 
 
 def test_words_that_cannot_be_placed_cost_those_beside_them_nothing(

@@ -163,6 +163,90 @@ def test_a_failed_diarizer_costs_no_word_and_is_said_and_asked_again(
     assert replace(again, cached=False) == whole
 
 
+@dataclass
+class OneVoice(TwoVoices):
+    """A diarizer that hears one voice in all of it, and a word of another for `border_ms`."""
+
+    def diarize(
+        self,
+        audio: Samples,
+        speech: Sequence[Span],
+        parties: int | None = None,
+        *,
+        replay: bool = False,
+    ) -> Turns:
+        self.asked.append(parties)
+        length_ms = audio.size // 16
+        border_ms = length_ms - self.border_ms
+        turns = [Turn(0, 0, border_ms), Turn(1, border_ms, length_ms)]
+        told = tuple(turn for turn in turns if turn.span.length_ms)
+        return Turns(turns=told, exclusive=told)
+
+
+def one_sided(objects: DirectoryObjects, side: int = 0, **call: Any) -> CallRecorded:
+    """A file of two channels, of which one carries nothing; the left is said to be the agent's."""
+    audio = [speech(0, seconds=4.4), silence(4.4)]
+    data = wav(audio if side == 0 else audio[::-1])
+    roles = call.pop("channel_roles", [Role.AGENT, Role.CUSTOMER])
+    described = stored(objects, "r", data, 2, channel_roles=roles)
+    return recorded(described, **{"participants": BOTH, **call})
+
+
+WORDS = "one two three four five six seven"
+
+
+@pytest.mark.parametrize("roles", [[Role.AGENT, Role.CUSTOMER], []], ids=["named", "unnamed"])
+def test_a_mono_call_on_one_side_of_a_stereo_file_is_parted(
+    objects: DirectoryObjects, roles: list[Role]
+) -> None:
+    diarizer = TwoVoices()
+    event = one_sided(objects, channel_roles=roles)
+    transcript = heard(objects, event, Script(WORDS), diarizer)
+    assert [(s.channel, s.speaker) for s in transcript.segments] == [
+        (0, "speaker_0"), (0, "speaker_1")
+    ]  # fmt: skip
+    assert [s.name for s in transcript.speakers] == ["speaker_0", "speaker_1"]
+    assert {channel.role for channel in transcript.channels} == {Role.UNKNOWN}
+    assert transcript.diarizer == "halves 1"
+    assert diarizer.asked == [None], "how many speak on it nobody knows"
+    assert DegradationKind.NO_DIARIZATION not in kinds(transcript)
+    again = heard(objects, event, Script(WORDS), TwoVoices())
+    assert again.cached
+    assert again.segments == transcript.segments
+
+
+@pytest.mark.parametrize("border_ms", [0, 300], ids=["one voice", "a cough beside it"])
+def test_a_party_that_never_speaks_makes_no_second_voice(
+    objects: DirectoryObjects, border_ms: int
+) -> None:
+    """Voicemail: the customer speaks, on a channel of their own, and the agent's says nothing."""
+    event = one_sided(objects, side=1)
+    transcript = heard(objects, event, Script(WORDS), OneVoice(border_ms))
+    assert [(s.channel, s.speaker, s.role) for s in transcript.segments] == [
+        (1, "customer", Role.CUSTOMER)
+    ]
+    assert [channel.role for channel in transcript.channels] == [Role.AGENT, Role.CUSTOMER]
+    assert transcript.diarizer == ""
+    assert kinds(transcript) == []
+
+
+def test_one_person_alone_is_never_parted(objects: DirectoryObjects) -> None:
+    alone = one_sided(objects, side=1, participants=people(Role.CUSTOMER, Role.IVR))
+    diarizer = TwoVoices()
+    transcript = heard(objects, alone, Script(WORDS), diarizer)
+    assert {s.speaker for s in transcript.segments} == {"customer"}
+    assert diarizer.asked == []
+
+
+def test_without_a_diarizer_the_platforms_word_counts(objects: DirectoryObjects) -> None:
+    named = heard(objects, one_sided(objects, side=1), Script(WORDS))
+    assert {s.speaker for s in named.segments} == {"customer"}
+    assert kinds(named) == []
+    unnamed = heard(objects, one_sided(objects, channel_roles=[]), Script(WORDS))
+    assert {s.speaker for s in unnamed.segments} == {"speaker_0"}
+    assert DegradationKind.NO_DIARIZATION in kinds(unnamed)
+
+
 def test_a_replay_gives_way_to_live_calls_in_the_diarizer_too(objects: DirectoryObjects) -> None:
     diarizer, event = TwoVoices(), mono(objects)
     for replay in (False, True):
@@ -181,7 +265,8 @@ def test_no_diarizer_is_said_with_its_reason(objects: DirectoryObjects) -> None:
 def test_voices_that_are_known_are_not_parted(objects: DirectoryObjects, who: str) -> None:
     diarizer = TwoVoices(fails=True)
     if who == "two channels":
-        event = recorded(stored(objects, "r", wav([speech(0), speech(1)]), 2), participants=BOTH)
+        both = wav([speech(0), speech(1, 4.4)])
+        event = recorded(stored(objects, "r", both, 2), participants=BOTH)
     elif who == "one party":
         event = mono(objects, participants=people(Role.CUSTOMER))
     else:
@@ -370,9 +455,10 @@ def test_a_diarizer_changes_nothing_where_everybody_has_a_channel(
 def test_a_language_beyond_the_engine_is_not_remembered_as_heard(
     objects: DirectoryObjects,
 ) -> None:
-    event = mono(objects, language_hints=["zh"])
-    assert heard(objects, event, Script("one", languages=("en",)), TwoVoices()).segments == []
-    assert heard(objects, event, Script("one", languages=("en", "zh")), TwoVoices()).segments
+    event = mono(objects)
+    deaf, able = Script("one", languages=("en",)), Script("one", languages=("en", "zh"))
+    assert heard(objects, event, deaf, TwoVoices(), language="zh").segments == []
+    assert heard(objects, event, able, TwoVoices(), language="zh").segments
 
 
 def test_a_call_in_which_nobody_speaks_lacks_no_vocabulary(

@@ -68,6 +68,24 @@ def test_stretches_are_disjoint_and_their_margins_do_not_overlap(
     assert end <= length_ms
 
 
+@pytest.mark.parametrize("seconds", [29.3, 29.6, 29.95, 30.1, 61.0])
+def test_with_its_margins_a_stretch_is_no_longer_than_is_heard_at_once(seconds: float) -> None:
+    frames = int(seconds * 1000) // FRAME_MS
+    quiet = np.zeros(50, np.float32)
+    probabilities = np.concatenate([quiet, np.full(frames, 0.9, np.float32), quiet])
+    voiced = stretches(probabilities, len(probabilities) * FRAME_MS, SETTINGS)
+    assert total_ms(voiced.spans) == frames * FRAME_MS
+    assert voiced.padded[0].start_ms == voiced.spans[0].start_ms - SETTINGS.pad_ms
+    assert max(span.length_ms for span in voiced.padded) <= SETTINGS.max_speech_s * 1000
+
+
+def test_margins_that_leave_no_room_part_speech_no_finer_than_half_of_what_is_asked() -> None:
+    settings = VadSettings(max_speech_s=1, pad_ms=600)
+    voiced = stretches(np.full(100, 0.9, np.float32), 100 * FRAME_MS, settings)
+    assert total_ms(voiced.spans) == 100 * FRAME_MS
+    assert min(span.length_ms for span in voiced.spans) >= 200
+
+
 def test_speech_without_a_pause_is_parted_where_it_is_weakest() -> None:
     probabilities = np.full(200, 0.9, np.float32)
     probabilities[[20, 80]] = 0.6

@@ -148,6 +148,22 @@ def test_nothing_asked_is_nothing_passed(model: Any) -> None:
     assert listener.decoded[0].prompt == ()
 
 
+def test_an_older_model_hears_nynorsk_as_norwegian(model: Any) -> None:
+    class Older:
+        supported_languages = [tag for tag in model.supported_languages if tag != "nn"]  # noqa: RUF012
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(model, name)
+
+    listener = Listener(Older())
+    assert {"no", "nn"} <= set(listener.languages)
+    heard = listener.transcribe(*call(LOW), Asked(language="nn"))
+    assert heard.language == "no"
+    assert spoken(listener) == [("no", 3_000)]
+    assert "nn" in Listener(model).languages
+    assert Listener(model).transcribe(*call(LOW), Asked(language="nn")).language == "nn"
+
+
 def test_a_device_without_room_hears_the_same_in_smaller_batches(model: Any) -> None:
     class Crowded(Listener):
         refused = 0

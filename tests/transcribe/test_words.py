@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.transcribe.engine import HeardWord
 from services.transcribe.spans import Span
-from services.transcribe.words import split, timed
+from services.transcribe.words import ends, split, timed
 
 times = st.none() | st.tuples(st.integers(-100, 3_000), st.integers(-100, 3_000))
 heard_words = st.builds(
@@ -40,6 +42,13 @@ def test_word_times_never_go_back_and_stay_in_the_segment(
         assert segment.start_ms <= first <= last <= segment.end_ms
 
 
+@given(st.text(max_size=60))
+def test_words_end_where_they_stand(text: str) -> None:
+    cuts = [0, *ends(text)]
+    assert cuts == sorted(cuts)
+    assert [text[a:b].strip() for a, b in pairwise(cuts)] == [word.strip() for word in split(text)]
+
+
 @given(st.text(st.sampled_from("ab 12 您好，。!?-"), max_size=40))
 def test_splitting_loses_nothing_but_spaces(text: str) -> None:
     assert "".join(split(text)) == "".join(text.split())
@@ -54,6 +63,12 @@ def test_splitting_loses_nothing_but_spaces(text: str) -> None:
             "您好，请问 iPhone 15 多少钱？",
             ["您", "好，", "请", "问", "iPhone", "15", "多", "少", "钱？"],
         ),
+        ("ขอบคุณค่ะ OK", ["ข", "อ", "บ", "คุ", "ณ", "ค่", "ะ", "OK"]),
+        ("ຂອບໃຈ 5", ["ຂ", "ອ", "ບ", "ໃ", "ຈ", "5"]),
+        ("អរគុណ។", ["អ", "រ", "គុ", "ណ។"]),
+        ("ကျေးဇူး", ["ကျေး", "ဇူး"]),
+        ("スーパー・マリオ", ["ス", "ー", "パ", "ー・", "マ", "リ", "オ"]),
+        ("한국어 문장", ["한국어", "문장"]),
         ("", []),
     ],
 )
