@@ -23,6 +23,7 @@ from services.runtime.errors import Transient
 from services.runtime.log import Log, NoSuchTopic
 from services.runtime.loop import run
 from services.runtime.observe import HealthServer, configure_logs, logger
+from services.runtime.process import topics_of
 from services.runtime.scratch import scratch
 from services.runtime.sqlite_log import SqliteView
 from services.runtime.stage import Stage
@@ -116,7 +117,8 @@ class Running:
         observer = self.parts.observer
         while not self.stop.is_set():
             try:
-                if missing := set(stage.targets) - self.parts.view.partitions().keys():
+                needed = {*topics_of(stage), *stage.targets}
+                if missing := needed - self.parts.view.partitions().keys():
                     raise NoSuchTopic(missing)
                 return self.parts.log_of(stage)
             except NoSuchTopic as missing:

@@ -680,6 +680,16 @@ def _outermost(
     spans: Sequence[tuple[int, int, _T]], covering: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int, _T]]:
     """The spans that lie in no longer one, of `spans` themselves or of `covering`; by start."""
+    if not covering:
+        if len(spans) < 2:
+            return list(spans)
+        kept: list[tuple[int, int, _T]] = []
+        last = (-1, -1)
+        for span in sorted(spans, key=lambda span: (span[0], -span[1])):
+            if span[1] > last[1] or span[:2] == last:
+                kept.append(span)
+                last = span[:2]
+        return kept
     order = sorted(
         {*((s, e) for s, e, _ in spans), *covering}, key=lambda span: (span[0], -span[1])
     )

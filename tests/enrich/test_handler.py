@@ -85,7 +85,7 @@ def test_the_stage_reads_and_writes_its_topics() -> None:
     enrich = stage(EnrichSettings(), RULES)
     assert enrich.name == "enrich"
     assert enrich.sources == (BY_RECORD["CallTranscribed"].name,)
-    made = ("CallEnriched", "AlertRaised", "SummaryRequested")
+    made = ("CallEnriched", "AlertRaised", "SummaryRequested", "ReplayRequested")
     assert enrich.targets == tuple(BY_RECORD[record].name for record in made)
 
 

@@ -537,9 +537,10 @@ def test_both_stages_ask_the_model_and_a_replay_says_that_it_is_one() -> None:
     insight = Insight(nobody)
     enrich = stage(chosen, RULES, lambda: now, insight=insight, text_model=told)
     summarize = summary_stage(chosen, RULES, insight, lambda: now, text_model=told)
-    message = Message("calls.transcribed", 0, 0, b"t/c", b"", (), 0)
 
     def handled(each: Stage, event: Any, generation: int = 0) -> list[Output]:
+        topic = "calls.replay" if generation else "calls.transcribed"
+        message = Message(topic, 0, 0, b"t/c", b"", (), 0)
         ((_, outcome),) = each.handle([Envelope(event, message, "e", generation=generation)])
         assert not isinstance(outcome, Exception)
         return list(outcome)
