@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from services.runtime.observe import configure_logs
+from services.serve import collect_rarely
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Warehouse
 from tests.hostile import audio, reading
@@ -113,6 +114,7 @@ def _message_worker(kind: Kind, folder: Path, seed: int, begun: Any, pipe: Conne
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     warehouse = Warehouse.open(SinkSettings(path=folder / "db")) if kind == "loop" else None
     reader = Reader(folder, seed, warehouse)
+    collect_rarely()  # as services do
     while (numbers := pipe.recv()) is not None:
         pipe.send(tried(reader, numbers, note))
     if warehouse is not None:
