@@ -190,7 +190,9 @@ def _show(asks: Asks, samples: Sequence[Sample], out: Console) -> list[str]:
             continue
         wer = ""
         if row["degradations"] and not row["heard"]:
-            unheard.append(row["degradations"][0].partition(":")[0].lower())
+            kinds = [each.partition(":")[0].lower() for each in row["degradations"]]
+            # That another engine listened says less than that it does not know the language.
+            unheard.append(min(kinds, key=lambda kind: kind == "engine_fallback"))
             wer = f"not heard: {unheard[-1]}"
         elif sample.language == "en":
             wer = f"{word_error_rate(sample.script, row['heard']):.0%}"
