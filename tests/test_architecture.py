@@ -45,10 +45,9 @@ HOME_OF = {
         "services/transcribe/faster_whisper_engine.py",
         "services/transcribe/whisper.py",
     },
-    # Two fetch models; the doctor looks for what is there.
+    # One fetches models; the doctor looks for what is there.
     "huggingface_hub": {
         "services/cli/speech.py",
-        "services/enrich/transformer.py",
         "services/transcribe/faster_whisper_engine.py",
     },
     # A client of its own has each who speaks HTTP: recordings, language models, schemas, the demo's
@@ -56,12 +55,11 @@ HOME_OF = {
     # whether it answers.
     "httpx": {
         "services/enrich/llm.py",
-        "services/enrich/transformer.py",
         "services/ingest/fetch.py",
         "services/loopback.py",
         "services/notify/endpoints.py",
+        "services/runtime/libraries.py",
         "services/runtime/registry.py",
-        "services/transcribe/libraries.py",
         "services/transcribe/openai_engine.py",
     },
     "funasr": {"services/transcribe/sensevoice_engine.py"},

@@ -16,6 +16,7 @@ import msgspec
 from schemas.events import StatementKind
 from services.enrich.grounding import UNSEEN, Note, Quote, Spoken, grounded
 from services.enrich.llm import Unusable
+from services.enrich.rules import MOST_QUESTIONS
 from services.runtime.yaml_file import FileError, read_yaml
 
 _A = TypeVar("_A")
@@ -24,8 +25,6 @@ BUILT_IN = Path(__file__).with_name("prompts")
 _TEXTS = ("whole", "part", "reduce", "repair")
 
 LONGEST_TEXT = 600
-# As many as a scorecard may have.
-MOST_QUESTIONS = 24
 _MOST_STATEMENTS = 24
 _MOST_EVIDENCE = 24
 

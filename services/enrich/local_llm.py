@@ -20,8 +20,9 @@ from services.enrich.llm import (
     turn,
 )
 from services.enrich.settings import LlmSettings
-from services.enrich.transformer import first_line, is_out_of_memory, loaded
+from services.enrich.transformer import loaded
 from services.runtime.endpoint import Slots
+from services.runtime.libraries import first_line, is_out_of_memory
 
 SETTING = "enrich.llm.model"
 

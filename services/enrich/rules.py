@@ -39,8 +39,8 @@ BUILT_IN = Path(__file__).with_name("rules")
 _KINDS = {"emotion": FindingKind.EMOTION, "topic": FindingKind.TOPIC}
 _SEVERITIES = {each.value.lower(): each for each in Severity if each is not Severity.UNKNOWN}
 _LONGEST_QUESTION = 600
-# More would not fit beside a call in one request, or into one answer.
-_MOST_QUESTIONS = 24
+MOST_QUESTIONS = 24
+"""Of one scorecard: more would not fit beside a call in one request, or into one answer."""
 _WHOLE_FILES = ("scorecard.yaml", "rules.yaml", "alerts.yaml", "summary.yaml", "pii.yaml")
 _TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -457,8 +457,8 @@ def _scorecard(item: Item, reader: Reader, version: str, notes: _Notes) -> Score
                 first = criteria[name].where
                 raise each.error(f"criterion {name!r} is defined twice; first in {first}")
             criteria[name] = criterion
-    if sum(1 for each in criteria.values() if each.met_when is None) > _MOST_QUESTIONS:
-        raise fields["criteria"].error(f"has more than {_MOST_QUESTIONS} questions")
+    if sum(1 for each in criteria.values() if each.met_when is None) > MOST_QUESTIONS:
+        raise fields["criteria"].error(f"has more than {MOST_QUESTIONS} questions")
     return Scorecard(scorecard_id, version, tuple(criteria.values()))
 
 

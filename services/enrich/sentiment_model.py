@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from services.enrich.settings import SentimentSettings
-from services.enrich.transformer import first_line, is_out_of_memory, loaded
+from services.enrich.transformer import loaded
 from services.runtime.endpoint import Slots
+from services.runtime.libraries import first_line, is_out_of_memory
 
 SETTING = "enrich.sentiment.model"
 

@@ -6,8 +6,6 @@ model brings as code is never run.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
 import os
 import re
 import warnings
@@ -18,6 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from services.runtime.errors import Transient
+from services.runtime.libraries import (
+    files_hash,
+    first_line,
+    is_out_of_memory,
+    library,
+    silent_hub,
+    torch_device,
+)
 
 Kind = Literal["AutoModelForSequenceClassification", "AutoModelForCausalLM"]
 
@@ -68,8 +74,7 @@ def loaded(kind: Kind, name: str, *, setting: str, revision: str = "", device: s
         raise ValueError(
             f"{setting}={name!r} is neither a folder nor a name of the hub, such as OWNER/MODEL"
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_device(torch, device)
     told = f"{setting}={name!r}"
     with _quiet(hub):
         if local:
@@ -91,7 +96,7 @@ def loaded(kind: Kind, name: str, *, setting: str, revision: str = "", device: s
     try:
         model = model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
-        if "out of memory" in str(error).lower():
+        if is_out_of_memory(error):
             raise Transient(
                 "no_room", f"{told} has no room now on {device!r}: {first_line(error)}"
             ) from error
@@ -122,7 +127,7 @@ def _of_hub(hub: Any, kind: Kind, name: str, revision: str, told: str) -> tuple[
     try:
         return _read(hub, kind, name, revision, here=True)
     except Exception as error:  # of every kind: part of it may be in the cache
-        if (why := _silent_hub()) is not None:
+        if (why := silent_hub(_HUB_TIMEOUT_S)) is not None:
             raise Transient(
                 "model_missing",
                 f"{told} cannot be had from the cache ({first_line(error)}) and {why}; {mend}",
@@ -137,23 +142,6 @@ def _of_hub(hub: Any, kind: Kind, name: str, revision: str, told: str) -> tuple[
         raise ValueError(
             f"{told} cannot be loaded: {first_line(error)}; name a model of the kind {_KINDS[kind]}"
         ) from error
-
-
-def _silent_hub() -> str | None:
-    """Why nothing can be had from the model hub; None where it answers.
-
-    The hub's own client retries for a minute; one plain question bounds the wait.
-    """
-    import httpx
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    try:
-        httpx.head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)
-    except httpx.HTTPError as error:
-        return f"the hub cannot be reached ({type(error).__name__})"
-    return None
 
 
 def _read(
@@ -172,30 +160,12 @@ def _read(
     return tokenizer, model, set(found["missing_keys"])
 
 
-def first_line(error: BaseException) -> str:
-    """What a library says when it fails, short enough to be shown."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device had no room for what was asked."""
-    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
-
-
 def _library(name: str, setting: str) -> Any:
     # It writes of threads to stderr whenever a child is forked, as for decoding audio.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # It asks the hub, in a thread of its own, to convert what it has just read.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what they import that is old
-            return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"{setting} needs the extra `enrich` ({error}): pip install -c constraints.txt "
-            "'callstream[enrich]'"
-        ) from error
+    return library(name, setting, "enrich")
 
 
 @contextmanager
@@ -228,12 +198,8 @@ def _short(folder: Path | None, model: Any) -> str:
     if folder is None or folder.parent.name == "snapshots":
         commit = getattr(model.config, "_commit_hash", None) or (folder.name if folder else "")
         return str(commit)[:8] or "unknown"
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in _DECIDING):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:8]
+    deciding = (path for path in folder.iterdir() if path.suffix in _DECIDING)
+    return files_hash(folder, deciding)[:8]
 
 
 def _limit(tokenizer: Any, config: Any) -> int:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from services.runtime.libraries import empty_caches, first_line, is_out_of_memory
 from services.runtime.observe import logger
-from services.transcribe.libraries import empty_caches, first_line, is_out_of_memory
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")

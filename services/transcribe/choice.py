@@ -19,6 +19,7 @@ from typing import TypeVar
 from schemas.events import CallRecorded, Degradation, DegradationKind
 from schemas.events import Engine as Identity
 from services.runtime.errors import Failure, Invalid, NotYet, Transient
+from services.runtime.libraries import first_line
 from services.runtime.observe import logger
 from services.transcribe.batches import OutOfMemory
 from services.transcribe.diarizer import Diarizer, Parting
@@ -31,7 +32,6 @@ from services.transcribe.engine import (
     Samples,
     primary_tag,
 )
-from services.transcribe.libraries import first_line
 from services.transcribe.settings import (
     EngineRule,
     TranscribeSettings,

@@ -96,8 +96,8 @@ class Diarizer(Protocol):
         None where nobody knows. It is believed over weak evidence only: who never speaks has no
         turns. Speakers are numbered by first appearance. The same input gives an equal result. A
         `replay` waits where live calls want the device.
-        Unless the diarizer says otherwise, memory does not grow with the length of the audio beyond
-        some 16 kB a second of speech. What a library raises passes through.
+        Unless the diarizer says otherwise, memory grows with the length of the speech by less than
+        its samples alone take. What a library raises passes through.
         """
 
 

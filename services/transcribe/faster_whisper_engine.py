@@ -15,8 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from schemas.events import Engine as Identity
 from services.runtime.errors import Transient
+from services.runtime.libraries import files_hash, is_out_of_memory, silent_hub
 from services.transcribe.engine import NOTHING_KNOWN, Asked, Heard, Samples
-from services.transcribe.libraries import files_hash, is_out_of_memory, silent_hub
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span
 from services.transcribe.whisper import GAP_MS, Whisper

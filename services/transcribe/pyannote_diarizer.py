@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from services.runtime.errors import Transient
-from services.transcribe.batches import Batches, OutOfMemory
-from services.transcribe.diarizer import Turn, Turns, arranged
-from services.transcribe.engine import RATE_HZ, Samples
-from services.transcribe.libraries import (
+from services.runtime.libraries import (
     files_hash,
     first_line,
     library,
     silent_hub,
     torch_device,
 )
+from services.transcribe.batches import Batches, OutOfMemory
+from services.transcribe.diarizer import Turn, Turns, arranged
+from services.transcribe.engine import RATE_HZ, Samples
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, joined, within
 

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from services.runtime.libraries import first_line, library, torch_device
 from services.transcribe.batches import Batches
 from services.transcribe.diarizer import Turn, Turns, arranged
 from services.transcribe.engine import RATE_HZ, Samples
-from services.transcribe.libraries import first_line, library, torch_device
 from services.transcribe.spans import Span, joined
 from services.transcribe.voices import Beside, Floats, Indices, centres
 

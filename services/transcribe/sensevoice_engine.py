@@ -23,6 +23,13 @@ import numpy as np
 from schemas.events import Engine as Identity
 from schemas.events import Sound, VoiceEmotion
 from services.runtime.errors import Transient
+from services.runtime.libraries import (
+    files_hash,
+    first_line,
+    is_out_of_memory,
+    library,
+    torch_device,
+)
 from services.transcribe.batches import Batches
 from services.transcribe.engine import (
     NOTHING_KNOWN,
@@ -35,13 +42,6 @@ from services.transcribe.engine import (
     Samples,
 )
 from services.transcribe.languages import TELLING_MS, Told, most
-from services.transcribe.libraries import (
-    files_hash,
-    first_line,
-    is_out_of_memory,
-    library,
-    torch_device,
-)
 from services.transcribe.placing import placed, unaligned
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, windows

@@ -20,6 +20,7 @@ from schemas.events import (
     StoredRecording,
 )
 from services.runtime.errors import Invalid, Transient
+from services.runtime.libraries import first_line
 from services.runtime.objects import MissingObject, Objects
 from services.runtime.observe import logger
 from services.transcribe import cache
@@ -35,7 +36,6 @@ from services.transcribe.channels import (
 from services.transcribe.choice import Chosen, languages_of
 from services.transcribe.diarizer import NO_PARTING, Diarizer, Parting, Turns
 from services.transcribe.engine import RATE_HZ, UNDETERMINED, Asked, Heard, Samples
-from services.transcribe.libraries import first_line
 from services.transcribe.roles import Roles, RoleSettings, load_roles
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span, joined, without

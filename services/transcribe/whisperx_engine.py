@@ -16,6 +16,13 @@ from typing import Any
 import numpy as np
 
 from schemas.events import Degradation, DegradationKind
+from services.runtime.libraries import (
+    empty_caches,
+    first_line,
+    is_out_of_memory,
+    library,
+    silent_hub,
+)
 from services.runtime.observe import logger
 from services.transcribe.engine import (
     NOTHING_KNOWN,
@@ -27,13 +34,6 @@ from services.transcribe.engine import (
     primary_tag,
 )
 from services.transcribe.faster_whisper_engine import loaded
-from services.transcribe.libraries import (
-    empty_caches,
-    first_line,
-    is_out_of_memory,
-    library,
-    silent_hub,
-)
 from services.transcribe.placing import of_letters
 from services.transcribe.settings import TranscribeSettings
 from services.transcribe.spans import Span

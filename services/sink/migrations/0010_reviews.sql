@@ -184,8 +184,10 @@ LEFT JOIN
                 )
             ) AS latest
         FROM call_states
-        -- That the sink is done with one event says nothing of how far its call has come.
-        WHERE stage != 'erase' AND NOT (stage = 'sink' AND state = 'done')
+        -- How far a call has come is told by the stages that it goes through, one after another;
+        -- that the sink is done with one event says nothing of it.
+        WHERE stage IN ('ingest', 'transcribe', 'enrich', 'sink')
+            AND NOT (stage = 'sink' AND state = 'done')
         GROUP BY tenant_id, call_id
     )
 ) AS p ON e.tenant_id = p.tenant_id AND e.call_id = p.call_id

@@ -1,4 +1,4 @@
-"""What engines and diarizers load: libraries that take seconds to import, files of models."""
+"""What models come with: libraries that take seconds to import, a hub, files, and how they fail."""
 
 from __future__ import annotations
 
