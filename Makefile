@@ -22,7 +22,7 @@ demo: $(VENV)/.core
 
 # The extras of engines take 8 GB: CI tests them always, elsewhere whoever has them.
 test: check $(if $(filter true,$(CI)),$(VENV)/.transcribe)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .

@@ -1,4 +1,5 @@
-"""The last line of a run says which real servers were missing, and why."""
+"""Slow files go first, so that no worker is left alone with one; the last line of a run says which
+real servers were missing, and why."""
 
 from __future__ import annotations
 
@@ -9,6 +10,12 @@ _absent = pytest.StashKey[set[str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_absent] = set()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

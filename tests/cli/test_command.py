@@ -19,6 +19,7 @@ from services.assembly import project_root
 from services.cli.__main__ import CallState
 from services.loopback import There, running
 from services.runtime.errors import Transient
+from tests.tables import with_tables
 
 SAMPLES = project_root() / "samples" / "audio"
 
@@ -27,7 +28,7 @@ class Command:
     """Runs `callstream` on one data folder, with the stub engine."""
 
     def __init__(self, folder: Path) -> None:
-        self.data = folder / "data"
+        self.data = with_tables(folder / "data")
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("CALLSTREAM_")
         } | {

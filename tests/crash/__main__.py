@@ -312,6 +312,11 @@ class Harness:
         yield wrong
 
 
+def _is_taken(lines: Sequence[str]) -> bool:
+    """Whether what is wrong at a point was seen there."""
+    return not lines[0].startswith(_NOT_TAKEN)
+
+
 def _ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -332,8 +337,11 @@ def ends_of_kinds(points: Sequence[Point]) -> list[Point]:
     return sorted({*first.values(), *last.values()}, key=lambda point: point.number)
 
 
-def try_all(check: Any, points: Sequence[Point], at_once: int) -> dict[Point, list[str]]:
-    """Check `points`, some at a time; what is wrong at each where something is."""
+def try_all(
+    check: Any, points: Sequence[Point], at_once: int, first: bool = False
+) -> dict[Point, list[str]]:
+    """Check `points`, some at a time; what is wrong at each where something is. With `first`, it
+    ends with the first that was taken and was not whole."""
     left = list(points)[::-1]
     running: dict[int, tuple[Point, Any, float]] = {}
     wrong: dict[Point, list[str]] = {}
@@ -346,7 +354,7 @@ def try_all(check: Any, points: Sequence[Point], at_once: int) -> dict[Point, li
             wrong[point] = answer
 
     try:
-        while left or running:
+        while (left or running) and not (first and any(map(_is_taken, wrong.values()))):
             while left and len(running) < at_once:
                 point = left.pop()
                 advance(point, check(point), None)
@@ -424,7 +432,9 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--phase", choices=[phase.name for phase in PHASES])
     parser.add_argument("--list", action="store_true", help="print the steps, kill nobody")
-    parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="build in a bug")
+    parser.add_argument(
+        "--plant", choices=sorted(PLANTS), default="", help="build in a bug; ends when it is found"
+    )
     parser.add_argument(
         "--servers", action="store_true", help="over Kafka, S3 and ClickHouse, not the embedded"
     )
@@ -456,10 +466,10 @@ def main() -> int:
         if asked.most is not None and asked.most < len(points):
             drawn = random.Random(asked.seed).sample(points, len(points))
             points, others = drawn[: asked.most], drawn[asked.most :]
-        wrong = try_all(check, points, asked.at_once)
+        wrong = try_all(check, points, asked.at_once, first=bool(asked.plant))
         # Over the servers messages come in another order each time, and with it other steps: one
         # that was taken in the rehearsal only is no point. Another is drawn for it, once.
-        gone = [each for each, (line, *_) in wrong.items() if line.startswith(_NOT_TAKEN)]
+        gone = [each for each, lines in wrong.items() if not _is_taken(lines)]
         if asked.servers and others:
             for each, other in zip(gone, others, strict=False):
                 print(f"{each}: {_NOT_TAKEN}; instead {other}", flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,17 +35,51 @@ def crash(*asked: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+class Run:
+    """One run of the harness over every phase, and the page it wrote."""
+
+    def __init__(self, page: Path, *asked: str) -> None:
+        self.done = crash(*asked, "--seed", SEED, "--report", str(page))
+        self._page = page
+
+    def assert_whole(self, phase: str, where: str) -> None:
+        """That at least one point of `phase` was tried, and that it was whole after each."""
+        found = [line for line in self.done.stdout.splitlines() if f" {phase}: " in line]
+        page = self._page.read_text()
+        row = re.search(rf"^\| {phase} \| {where} \| \d+ \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+        assert row is not None, self.done.stdout[-4000:] + self.done.stderr[-2000:]
+        tried, whole = map(int, row.groups())
+        assert tried > 0, "no point was tried"
+        assert whole == tried, found
+
+    def assert_ends_well(self) -> None:
+        verdict = self.done.stdout.splitlines()[-1]
+        assert verdict.startswith("OK: "), self.done.stdout[-4000:]
+        assert f"**{verdict}**" in self._page.read_text()
+        assert self.done.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return Run(tmp_path_factory.mktemp("embedded") / "crash.md", "--most", POINTS)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    page = tmp_path_factory.mktemp("served") / "crash.md"
+    run = Run(page, "--servers", "--at-once", "4", "--most", "4")
+    if "no servers: " in run.done.stderr and os.environ.get("CI", "").lower() != "true":
+        pytest.skip(run.done.stderr.strip().splitlines()[-1])
+    return run
+
+
 @pytest.mark.parametrize("phase", [phase.name for phase in PHASES])
-def test_whatever_step_the_process_dies_at_all_is_there_once(phase: str, tmp_path: Path) -> None:
-    kept = tmp_path / "crash.md"
-    done = crash("--phase", phase, "--most", POINTS, "--seed", SEED, "--report", str(kept))
-    assert done.returncode == 0, done.stdout[-4000:]
-    verdict = done.stdout.splitlines()[-1]
-    assert verdict.startswith("OK: ")
-    assert not verdict.startswith("OK: 0 "), "no point was tried"
-    report = kept.read_text()
-    assert f"**{verdict}**" in report
-    assert f"\n| {phase} | embedded | " in report
+def test_whatever_step_the_process_dies_at_all_is_there_once(phase: str, embedded: Run) -> None:
+    embedded.assert_whole(phase, "embedded")
+
+
+def test_the_run_ends_with_its_verdict(embedded: Run) -> None:
+    embedded.assert_ends_well()
 
 
 @pytest.mark.parametrize(
@@ -65,9 +100,6 @@ def test_a_stage_that_is_built_wrongly_is_found_out(bug: str, phase: str, found:
 @pytest.mark.kafka
 @pytest.mark.s3
 @pytest.mark.parametrize("phase", [phase.name for phase in SERVED])
-def test_it_is_so_over_kafka_s3_and_clickhouse(phase: str) -> None:
-    done = crash("--servers", "--phase", phase, "--at-once", "4", "--most", "4", "--seed", SEED)
-    if "no servers: " in done.stderr and os.environ.get("CI", "").lower() != "true":
-        pytest.skip(done.stderr.strip().splitlines()[-1])
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1].startswith("OK: ")
+def test_it_is_so_over_kafka_s3_and_clickhouse(phase: str, served: Run) -> None:
+    served.assert_whole(phase, "servers")
+    served.assert_ends_well()

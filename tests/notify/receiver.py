@@ -62,7 +62,9 @@ class Receiver:
 
 @contextmanager
 def receiver(
-    answer: Callable[[Request], Reply] = lambda request: Reply(), certificate: Path | None = None
+    answer: Callable[[Request], Reply] = lambda request: Reply(),
+    certificate: Path | None = None,
+    port: int = 0,
 ) -> Iterator[Receiver]:
     """It speaks TLS where it has a `certificate`, with its key, of localhost."""
     made = Receiver(answer)
@@ -110,7 +112,7 @@ def receiver(
         def handle_error(self, request: object, client_address: object) -> None:
             """The client may leave when it has seen enough."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", port), Handler)
     made.url = f"http://127.0.0.1:{server.server_address[1]}"
     if certificate is not None:
         made.url = f"https://localhost:{server.server_address[1]}"

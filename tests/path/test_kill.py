@@ -28,8 +28,8 @@ from services.settings import Settings, load
 
 pytestmark = [pytest.mark.clickhouse, pytest.mark.slow]
 
-CALLS = int(os.environ.get("CALLSTREAM_TEST_KILL_CALLS", "300"))
-KILLS = int(os.environ.get("CALLSTREAM_TEST_KILLS", "40"))
+CALLS = int(os.environ.get("CALLSTREAM_TEST_KILL_CALLS", "150"))
+KILLS = int(os.environ.get("CALLSTREAM_TEST_KILLS", "20"))
 TENANT = "kill"
 SPEECH = project_root() / "samples" / "audio" / "angry-refund.flac"
 

@@ -30,13 +30,17 @@ from services.replay.progress import Follower
 from services.replay.selection import Selected, Selection, select
 from services.runtime.audio import decode
 from services.runtime.objects import Objects
+from services.runtime.settings import Policy
 from services.serve import Running
 from services.settings import PREFIX, Settings, load
 from services.transcribe.settings import TranscribeSettings
+from tests.tables import with_tables
 
 TENANT = "again"
 SPEECH = project_root() / "samples" / "audio" / "angry-refund.flac"
 DEADLINE_S = 120.0
+# A test waits for every replay to be stored.
+GATHER_S = 0.1
 
 # The stub engine's words, so that every call has something to find.
 _LEXICON = """\
@@ -73,9 +77,10 @@ def settings_in(folder: Path) -> Settings:
     live = rules(folder / "rules", "live_topic", "live_alert")
     rules(folder / "trials" / "other", "live_topic", "other_alert")
     return load(
-        data_dir=folder / "data",
+        data_dir=with_tables(folder / "data"),
         transcribe=TranscribeSettings(engine="stub"),
         enrich=EnrichSettings(rules_dir=live, trial_rules_dir=folder / "trials"),
+        loop=Policy(replay_gather_s=GATHER_S),
         tenant=TENANT,
     )
 
@@ -95,6 +100,7 @@ class Command:
             "CALLSTREAM_DATA_DIR": str(base.data_dir),
             "CALLSTREAM_TENANT": TENANT,
             "CALLSTREAM_TRANSCRIBE__ENGINE": "stub",
+            "CALLSTREAM_LOOP__REPLAY_GATHER_S": str(GATHER_S),
             "CALLSTREAM_ENRICH__RULES_DIR": str(base.enrich.rules_dir),
             "CALLSTREAM_ENRICH__TRIAL_RULES_DIR": str(base.enrich.trial_rules_dir),
             "PYTHONWARNINGS": "error",

@@ -214,7 +214,7 @@ def answering(status: int, code: str | None) -> Iterator[str]:
             server.shutdown()
 
 
-def test_a_folder_that_another_process_holds_is_named_with_the_mend(engine_folder: Path) -> None:
+def test_a_folder_that_another_process_holds_is_named_with_the_mend(shared: SinkSettings) -> None:
     program = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -227,10 +227,10 @@ def test_a_folder_that_another_process_holds_is_named_with_the_mend(engine_folde
         "    print(failure.reason, failure.detail)\n"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", program, str(engine_folder)],
+        [sys.executable, "-c", program, str(shared.path)],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert ran.stdout.startswith(f"warehouse_locked {engine_folder} is open in another process")
+    assert ran.stdout.startswith(f"warehouse_locked {shared.path} is open in another process")
     assert "sink.url" in ran.stdout
 
 
