@@ -1219,6 +1219,10 @@ class SummaryRequested:
     Event id of the CallTranscribed.
     """
     transcript: CallTranscribed
+    alerts: list[str] | None = None
+    """
+    Rules of the alerts that were raised of it. Null where it is not known.
+    """
 
 
 Model: TypeAlias = (

@@ -151,7 +151,7 @@ def stage(
         if envelope.side_effects:
             outputs += (Output(alert, f"{envelope.id}/{alert.rule}") for alert in alerts)
         if enriched.summary is not None and enriched.summary.pending:
-            outputs.append(Output(_request(event, envelope.id, now), f"{envelope.id}/summary"))
+            outputs.append(Output(_request(event, enriched, now), f"{envelope.id}/summary"))
         return outputs
 
     return Stage(
@@ -176,14 +176,15 @@ def _patiently(handle: Callable[[Envelope[Any]], list[Output]], at_once: int) ->
     return handle_batch
 
 
-def _request(event: CallTranscribed, transcript_id: str, now: datetime) -> SummaryRequested:
+def _request(event: CallTranscribed, enriched: CallEnriched, now: datetime) -> SummaryRequested:
     return SummaryRequested(
         tenant_id=event.tenant_id,
         call_id=event.call_id,
         revision=event.revision,
         requested_at=now,
-        transcript_id=transcript_id,
+        transcript_id=enriched.transcript_id,
         transcript=event,
+        alerts=enriched.alerts,
     )
 
 
@@ -195,7 +196,11 @@ def summary_stage(
     tenant_rules: Mapping[str, Rules] | None = None,
     text_model: TextModel | None = None,
 ) -> Stage:
-    """Enrich live calls once more, with the summary that `insight` makes of them."""
+    """Enrich live calls once more, with the summary that `insight` makes of them.
+
+    What is said is by the rules of now; the alerts that it names are those that were raised, though
+    the rules have changed since.
+    """
     own = dict(tenant_rules or {})
 
     def handle(envelope: Envelope[Any]) -> list[Output]:
@@ -209,6 +214,8 @@ def summary_stage(
             insight,
             text_model=text_model,
         )
+        if asked.alerts is not None:
+            enriched = replace(enriched, alerts=asked.alerts)
         return [Output(enriched)]
 
     return Stage(

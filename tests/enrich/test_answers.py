@@ -113,6 +113,21 @@ def test_what_needs_no_model_is_said_before_it_is_asked(
     assert replace(second, summary=None) == replace(first, summary=None)
 
 
+def test_the_alerts_of_a_call_are_those_that_were_raised_though_the_rules_have_changed(
+    server: Server, objects: DirectoryObjects
+) -> None:
+    model = insight(server, objects)
+    enrich, _ = stages(model)
+    first, *_, request = outputs(enrich, envelope(ANGRY))
+    assert first.alerts
+    changed = summary_stage(EnrichSettings(), replace(RULES, rules=()), model, lambda: NOW)
+    (second,) = outputs(changed, envelope(request))
+    assert second.alerts == first.alerts
+    # As those who asked before this was said of it did.
+    (second,) = outputs(changed, envelope(replace(request, alerts=None)))
+    assert second.alerts == []
+
+
 def test_without_a_model_a_call_is_enriched_once() -> None:
     enrich = stage(EnrichSettings(), RULES, lambda: NOW)
     first, *rest = outputs(enrich, envelope(ANGRY))
