@@ -8,16 +8,7 @@ import pytest
 
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Warehouse
-
-
-def empty(warehouse: Warehouse) -> None:
-    """Takes all rows out of every table."""
-    holding = warehouse.query(
-        "SELECT name FROM system.tables WHERE database = currentDatabase() AND total_rows > 0"
-        " AND name != 'migrations'"
-    )
-    for (name,) in holding.rows:
-        warehouse.command(f"TRUNCATE TABLE {name} SYNC")
+from tests.tables import empty
 
 
 @pytest.fixture(scope="package")

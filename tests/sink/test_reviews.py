@@ -23,9 +23,9 @@ from services.enrich.score import score
 from services.runtime.stage import Envelope
 from services.sink.rows import basis_of, milliseconds
 from services.sink.warehouse import Warehouse
-from tests.sink.conftest import empty
 from tests.sink.messages import NOON, Topics, life_of
 from tests.sink.test_sink import content, one, sink, views_of
+from tests.tables import empty
 
 pytestmark = pytest.mark.clickhouse
 

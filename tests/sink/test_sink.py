@@ -23,8 +23,8 @@ from services.sink.handler import Tables, remake, stage
 from services.sink.rows import TABLES
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Result, Warehouse
-from tests.sink.conftest import empty
 from tests.sink.messages import NOON, Topics, every_example, life_of
+from tests.tables import empty
 
 pytestmark = pytest.mark.clickhouse
 
