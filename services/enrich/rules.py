@@ -18,9 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas.events import CallTranscribed, FindingKind, Role, Severity
-from services.enrich.conditions import (
-    CallFact,
-    Condition,
+from services.enrich.condition_reader import (
     Reader,
     nearest,
     read_call_facts,
@@ -29,6 +27,7 @@ from services.enrich.conditions import (
     read_phrases,
     read_roles,
 )
+from services.enrich.conditions import CallFact, Condition
 from services.enrich.lexicon import Class, Grammar, Negation, Scanner
 from services.enrich.pii import Policy, load_pii
 from services.enrich.transcript_file import TranscriptError, parse_transcript

@@ -30,6 +30,7 @@ from schemas.events import (
     Segment,
     SegmentKind,
 )
+from services.enrich.condition_reader import Reader
 from services.enrich.conditions import (
     CALL_NUMBERS,
     CALL_TEXTS,
@@ -48,7 +49,6 @@ from services.enrich.conditions import (
     Occurrence,
     Ordered,
     Outcome,
-    Reader,
     Where,
     call_facts,
 )
