@@ -73,21 +73,40 @@ class Outage:
         )
 
 
-def checked(sent: Sequence[str], taken: Sequence[Request]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a receiver was told."""
+
+    id: str
+    at: float
+    """In monotonic seconds."""
+    event: Any
+    """None where it was not signed, or not at that time."""
+    why: str = ""
+
+    @classmethod
+    def of(cls, request: Request) -> Taken:
+        """Verified as a receiver does it: now, since a signature holds for some minutes."""
+        at = time.monotonic()
+        try:
+            return cls(request.id, at, request.verified())
+        except WebhookVerificationError as error:
+            return cls(request.id, at, None, str(error))
+
+
+def checked(sent: Sequence[str], taken: Sequence[Taken]) -> list[str]:
     """What is wrong with what a receiver was told, where `sent` are the ids of the events."""
     wrong = []
     orders: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for request in taken:
-        try:
-            event = request.verified()
-        except WebhookVerificationError as error:
-            wrong.append(f"{request.id} is not signed: {error}")
+    for each in taken:
+        if each.event is None:
+            wrong.append(f"{each.id} is not signed: {each.why}")
             continue
-        told = event["data"]
-        orders[event["type"], told["call_id"]].append(told["revision"])
+        told = each.event["data"]
+        orders[each.event["type"], told["call_id"]].append(told["revision"])
     wrong += [f"{type_} of {call} in the order {found}"
               for (type_, call), found in orders.items() if found != sorted(found)]  # fmt: skip
-    counts = Counter(request.id for request in taken)
+    counts = Counter(each.id for each in taken)
     wrong += [f"{id} is missing" for id in sent if not counts[id]]
     wrong += [f"{id} came {count} times" for id, count in counts.items() if count > 1]
     return wrong
@@ -114,7 +133,7 @@ def outage(
     view.create({topic.name: 3 for topic in TOPICS})
     objects = DirectoryObjects(folder / "objects")
     stop, sent = threading.Event(), dict[str, float]()
-    arrived: dict[str, dict[str, float]] = {"well": {}, "away": {}}
+    taken: dict[str, list[Taken]] = {"well": [], "away": []}
 
     def send(event: Any, id: str) -> None:
         record = codec.encode(event, id=id, source="/test", time=datetime.now(UTC))
@@ -123,7 +142,7 @@ def outage(
 
     def noting(name: str) -> Callable[[Request], Reply]:
         def answer(request: Request) -> Reply:
-            arrived[name].setdefault(request.id, time.monotonic())
+            taken[name].append(Taken.of(request))
             return Reply()
 
         return answer
@@ -154,11 +173,11 @@ def outage(
                     due = began + seconds * (step * calls + number + 1) / (_REVISIONS * calls)
                     time.sleep(max(0.0, due - time.monotonic()))
                 say(f"{time.monotonic() - began:.0f} s: {len(sent)} events, "
-                    f"{len(arrived['well'])} told to the other")  # fmt: skip
-            assert not arrived["away"]
+                    f"{len(taken['well'])} told to the other")  # fmt: skip
+            assert not taken["away"]
             back = time.monotonic()
-            with receiver(noting("away"), port=port) as away:
-                while len(arrived["away"]) < len(sent) and time.monotonic() < back + _DRAIN_S:
+            with receiver(noting("away"), port=port):
+                while len(taken["away"]) < len(sent) and time.monotonic() < back + _DRAIN_S:
                     time.sleep(0.05)
                 until = time.monotonic() + 10.0
                 while _notified(view) < 2 * len(sent) and time.monotonic() < until:
@@ -170,15 +189,15 @@ def outage(
             stop.set()
     made.events = len(sent)
     made.violations = [
-        *(f"away: {line}" for line in checked(list(sent), away.asked)),
-        *(f"well: {line}" for line in checked(list(sent), well.asked)),
+        *(f"away: {line}" for line in checked(list(sent), taken["away"])),
+        *(f"well: {line}" for line in checked(list(sent), taken["well"])),
         *(f"dead letter at offset {letter.offset}" for letter in view.scan(DEAD_LETTER)),
     ]
     if (notified := _notified(view)) != 2 * len(sent):
         made.violations.append(f"{notified} of {2 * len(sent)} notifications are on record")
-    times = sorted(arrived["away"].values()) or [back]
+    times = sorted(each.at for each in taken["away"]) or [back]
     made.first_s, made.drained_s = times[0] - back, times[-1] - times[0]
-    made.other_s = max((at - sent[id] for id, at in arrived["well"].items()), default=0.0)
+    made.other_s = max((each.at - sent[each.id] for each in taken["well"]), default=0.0)
     return made
 
 

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 
 from services.notify.settings import NotifySettings
 from services.runtime.settings import Policy
-from tests.notify.outage import checked, outage
+from tests.notify.outage import Taken, checked, outage
 from tests.notify.receiver import SECRET, Request
 
 FAST = Policy(backoff_s=0.01, backoff_max_s=0.05, commit_wait_s=0.0)
@@ -36,10 +36,11 @@ def test_who_was_away_gets_it_all_in_order_and_the_other_did_not_wait(tmp_path: 
 
 
 def test_what_is_missing_double_out_of_order_or_not_signed_is_found() -> None:
-    first, second = told("a/0", "a", 0), told("a/1", "a", 1)
+    request = told("a/0", "a", 0)
+    first, second = Taken.of(request), Taken.of(told("a/1", "a", 1))
     assert checked(["a/0", "a/1"], [first, second]) == []
     assert checked(["a/0", "a/1"], [second, first]) == ["call.enriched of a in the order [1, 0]"]
     assert checked(["a/0", "a/1"], [first]) == ["a/1 is missing"]
     assert checked(["a/0"], [first, first]) == ["a/0 came 2 times"]
-    (found, *_) = checked(["a/0"], [replace(first, body=first.body + b" ")])
+    (found, *_) = checked(["a/0"], [Taken.of(replace(request, body=request.body + b" "))])
     assert found.startswith("a/0 is not signed: ")

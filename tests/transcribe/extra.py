@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,19 @@ def _needed(module: str, reason: str) -> None:
     pytest.skip(reason)
 
 
-def build_aligner(folder: Path, letters: str = "abcdefghijklmnopqrstuvwxyz'") -> Path:
-    """Writes an alignment model with random weights into `folder`; returns it."""
+_SMALLEST = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
+}  # fmt: skip
+
+
+def build_aligner(
+    folder: Path,
+    letters: str = "abcdefghijklmnopqrstuvwxyz'",
+    shape: Mapping[str, Any] = _SMALLEST,
+) -> Path:
+    """Writes an alignment model with random weights into `folder`; returns it. What `shape` leaves
+    out is that of wav2vec2 base."""
     whisperx()
     # Not imported by name: what is typed of them differs with what is installed.
     torch: Any = importlib.import_module("torch")
@@ -56,10 +68,6 @@ def build_aligner(folder: Path, letters: str = "abcdefghijklmnopqrstuvwxyz'") ->
         feature_extractor=hub.Wav2Vec2FeatureExtractor(), tokenizer=tokenizer
     ).save_pretrained(folder)
     torch.manual_seed(1)
-    config = hub.Wav2Vec2Config(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, conv_dim=(16,) * 7, num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-    )  # fmt: skip
+    config = hub.Wav2Vec2Config(vocab_size=len(vocabulary), **shape)
     hub.Wav2Vec2ForCTC(config).save_pretrained(folder)
     return folder
