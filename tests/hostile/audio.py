@@ -38,7 +38,8 @@ NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 # One try: what fails unexpectedly is a finding, not weather.
 _POLICY = Policy(attempts=1, breaker_in_a_row=1_000_000, breaker_share=1.0, backoff_s=0.0)
 # Longest time in which no file at all comes to its end.
-_STUCK_S = 60.0
+# The longest recording that is allowed takes a minute, and longer beside others.
+_STUCK_S = 600.0
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from services.runtime.errors import Transient
 from services.runtime.observe import configure_logs
@@ -26,6 +28,17 @@ from tests.hostile.recordings import originals
 
 RECORDINGS = int(os.environ.get("CALLSTREAM_TEST_HOSTILE_AUDIO", "300"))
 MESSAGES = int(os.environ.get("CALLSTREAM_TEST_HOSTILE_AVRO", "20000"))
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Other tests look at what is logged."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def drawn() -> int:

@@ -255,12 +255,14 @@ def test_that_a_device_lacks_memory_is_told_once_and_counted() -> None:
     batches = Batches(device, 8)
     assert batches.usage.fits == 8
     with capture_logs() as logs, ThreadPoolExecutor(1) as pool:
-        call = pool.submit(lambda: list(batches.each(range(40))))
-        begun(device)
+        call = pool.submit(lambda: list(batches.each(range(30))))
+        begun(device)  # with what was there so soon
         until(lambda: queued(batches) == 8)
+        device.go.release()
+        begun(device)
         device.room = 1
         device.go.release(1_000)
-        assert call.result(PATIENCE_S) == [2 * n for n in range(40)]
+        assert call.result(PATIENCE_S) == [2 * n for n in range(30)]
     (told,) = [it for it in logs if it["log_level"] == "warning"]
     assert (told["before"], told["fits"], told["asked"]) == (8, 1, 8)
     assert batches.usage.fits == 1
