@@ -1,9 +1,10 @@
 """How many calls a second of one core's time enriches (CPU time, not wall-clock time).
 
-    python -m benchmarks.enrich [--minutes 10] [--seconds 5] [--language en]
+    python -m benchmarks.enrich [--minutes 10 60 480] [--seconds 5] [--language en]
 
 The calls are synthetic: two speakers in turn at 150 words (or 240 Han characters) a minute, every
-word with its time, built from sentences that hit the lexicons about as often as real ones do.
+word with its time, built from sentences that hit the lexicons about as often as real ones do. Of
+longer calls it tells what a minute costs over one of the shortest: 1.00 where cost is linear.
 """
 
 from __future__ import annotations
@@ -101,18 +102,22 @@ def calls_per_second(minutes: float, language: str, seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[10.0, 60.0, 480.0])
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--language", choices=sorted(SENTENCES), action="append")
     options = parser.parse_args()
     for language in options.language or sorted(SENTENCES):
-        rate = calls_per_second(options.minutes, language, options.seconds)
-        event = call(options.minutes, language)
-        words = sum(len(segment.words) for segment in event.segments)
-        print(
-            f"{language}: {rate:.1f} calls of {options.minutes:g} min per CPU second "
-            f"({len(event.segments)} segments, {words} words)"
-        )
+        per_minute: list[float] = []
+        for minutes in options.minutes:
+            rate = calls_per_second(minutes, language, options.seconds)
+            event = call(minutes, language)
+            words = sum(len(segment.words) for segment in event.segments)
+            per_minute.append(1.0 / rate / minutes)
+            print(
+                f"{language}: {rate:.3g} calls of {minutes:g} min per CPU second "
+                f"({len(event.segments)} segments, {words} words); a minute costs "
+                f"{1000 * per_minute[-1]:.2f} ms, {per_minute[-1] / per_minute[0]:.2f} of the first"
+            )
 
 
 if __name__ == "__main__":
