@@ -6,7 +6,9 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
+from schemas.events import PiiKind
 from services.enrich.numerals import HAN, LETTER, Atom, Token, digit_groups, is_han, word_set
+from services.enrich.pii_call import Call, Span
 
 STREETS = word_set(
     """street avenue road lane drive boulevard court place way circle terrace highway parkway
@@ -25,24 +27,46 @@ _NO_STREET_WORD = word_set(
     dollars dollar more"""
 )
 _UNIT_WORDS = word_set("apartment apt unit suite flat room floor number #")
-# One of these is in all that MAIL_TO matches.
-PLACE_WORDS = word_set(
+# One of these is in all that _MAIL_TO matches.
+_PLACE_WORDS = word_set(
     """address live lives lived living ship shipped shipping send sent sending deliver delivered
     delivering mail mailed mailing bring bringing located move moved moving place have residence
     where"""
 )
-MAIL_TO = re.compile(
+_MAIL_TO = re.compile(
     r"\b(?:address|live[sd]? (?:at|on|in)|liv(?:e|ing) (?:at|on)"
     r"|(?:ship|sen[dt]|deliver|mail|bring)(?:p?ed|p?ing)? (?:it |them |that |this )?to|located at"
     r"|mov(?:ed|ing) to|place is|have you at|residence|where (?:do|are) you (?:live|living|located)"
     r"|where (?:should|shall|do|can) (?:we|i) (?:ship|send|deliver))\b"
 )
 _MOST_STREET = 5
+_QUESTION_OF_PLACE = 2
 _BOX = re.compile(r"\b(?:p\.?\s?o\.?|post(?:al)? office)\s?box\b(?: number)?")
 _POSTCODE = re.compile(r"[,\s]{0,2}\b(?:[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}|\d{5}(?:-\d{4})?)\b")
 _TOWN = re.compile(
     rf",? [A-Z](?:{LETTER}|['’-]){{1,20}}(?: [A-Z](?:{LETTER}|['’-]){{1,20}}){{0,2}}(?!\w)"
 )
+
+
+def find_addresses(call: Call) -> list[Span]:
+    found: list[Span] = []
+    for number, sign in enumerate(call.signs):
+        if not sign.numerals:
+            continue
+        text = call.segments[number].text
+        spans: list[tuple[int, int]] = []
+        near = call.signs[max(number - _QUESTION_OF_PLACE, 0) : number + 1]
+        asked = any(
+            not each.words.isdisjoint(_PLACE_WORDS) and _MAIL_TO.search(each.lower) for each in near
+        )
+        if asked or not sign.words.isdisjoint(STREETS):
+            spans += streets(text, call.tokens(number), asked)
+        if "box" in sign.words:
+            spans += boxes(text, sign.lower, call.tokens(number))
+        if sign.han and call.han_is_chinese(number):
+            spans += _chinese_addresses(text)
+        found += [Span(PiiKind.ADDRESS, ((number, start, end),)) for start, end in spans]
+    return found
 
 
 def boxes(text: str, lower: str, tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
@@ -189,7 +213,7 @@ _BEFORE_ZH = frozenset("在是到寄住送址于去给往叫搬发退换对说�
 _MOST_BEFORE = 24
 
 
-def chinese_addresses(text: str) -> Iterator[tuple[int, int]]:
+def _chinese_addresses(text: str) -> Iterator[tuple[int, int]]:
     at = 0
     while (match := _STREET_ZH.search(text, at)) is not None:
         start = match.start()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from schemas.events import PiiKind
 from services.enrich.numerals import FILLERS, HAN, LETTER, Token, is_han, word_set
+from services.enrich.pii_call import Call, Span
 
 FIRST_NAMES = word_set(
     """james mary robert patricia john jennifer michael linda david elizabeth william barbara
@@ -140,13 +142,13 @@ _NAME_CUES: Mapping[tuple[str, ...], str] = {
     for cue in cues
 }  # fmt: skip
 _CUE_OPENINGS = frozenset(cue[0] for cue in _NAME_CUES)
-NAME_QUESTION = re.compile(
+_NAME_QUESTION = re.compile(
     r"\b(?:your|the|first|last|full) name\b|\bsurname\b|\bwho am i (?:speaking|talking)\b"
     r"|\bwho's (?:calling|speaking)\b|姓名|贵姓|怎么称呼|您?姓什么|叫什么|名字",
     re.IGNORECASE,
 )
 # One of these is in every such question in English.
-ASKING = ("name", "who")
+_ASKING = ("name", "who")
 _AFTER_NAME = frozenset(("speaking", "calling", "here", "from"))
 _MOST_NAME = 3
 
@@ -179,13 +181,89 @@ _ZH_NO_GIVEN = word_set(
 )
 
 
-SPELLING = re.compile(r"\bspell|\bname|\bsurname\b")
+_SPELLING = re.compile(r"\bspell|\bname|\bsurname\b")
 # Three letters, each alone, with no more than punctuation between.
-SPELT = re.compile(rf"(?<!{LETTER}){LETTER}(?!{LETTER})(?:[^\w]{{1,20}}{LETTER}(?!{LETTER})){{2}}")
+_SPELT = re.compile(rf"(?<!{LETTER}){LETTER}(?!{LETTER})(?:[^\w]{{1,20}}{LETTER}(?!{LETTER})){{2}}")
 _MOST_APART = 3
+_MOST_HAN_NAME = 8
 
 
-def spelled(tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
+def find_names(call: Call, given: Sequence[str]) -> list[Span]:
+    found: list[tuple[int, int, int]] = []
+    spelling = -2
+    told: set[str] = set()
+    """Names beyond doubt, looked for in the whole call."""
+    for number, sign in enumerate(call.signs):
+        text = call.segments[number].text
+        asked = _name_asked(call, number)
+        if asked or _may_name(text, sign.words):
+            for start, end, sure in _english_names(text, call.tokens(number), asked):
+                found.append((number, start, end))
+                if sure:
+                    told.update(_name_parts(text[start:end]))
+        named = "name" in sign.lower or "spell" in sign.lower
+        if named and _SPELLING.search(sign.lower):
+            spelling = number
+        if spelling >= number - 1 and _SPELT.search(text):
+            found += ((number, start, end) for start, end in _spelled(call.tokens(number)))
+        if sign.han and call.han_is_chinese(number):
+            for start, end, sure in _chinese_names(text, asked):
+                found.append((number, start, end))
+                if sure and end - start > 1:
+                    told.add(text[start:end])
+    for name in given:
+        if _of_person(name):
+            told.update(_name_parts(name))
+        told.add(" ".join(name.split()).casefold())
+    found += _mentions(call, {name for name in told if len(name) > 1})
+    return [Span(PiiKind.NAME, (each,)) for each in found]
+
+
+def _mentions(call: Call, told: set[str]) -> Iterator[tuple[int, int, int]]:
+    """Every place of names known; whole words in alphabetic scripts."""
+    if not told:
+        return
+    han = {name for name in told if is_han(name[0])}
+    sizes = sorted({len(name) for name in han if len(name) <= _MOST_HAN_NAME}, reverse=True)
+    words = {name for name in told - han if " " not in name}
+    full: dict[str, list[tuple[str, ...]]] = {}
+    for name in sorted(told - han - words):
+        full.setdefault(name.split()[0], []).append(tuple(name.split()))
+    openings = words | {f"{word}'s" for word in words} | set(full)
+    first_han = re.compile("|".join(sorted({re.escape(name[0]) for name in han}) or ["(?!)"]))
+    for number, sign in enumerate(call.signs):
+        text = call.segments[number].text
+        # A name with letters beyond ASCII is in pieces among the words.
+        latin = bool(openings) and (sign.han or not openings.isdisjoint(sign.words))
+        if not latin and not (sign.han and first_han.search(text)):
+            continue
+        tokens = call.tokens(number)
+        for at, token in enumerate(tokens):
+            if token.kind == "h":
+                for size in sizes:
+                    if text[token.start : token.start + size] in han:
+                        yield number, token.start, token.start + size
+            elif token.kind == "w":
+                if token.text.removesuffix("'s") in words:
+                    end = token.end - 2 if token.text.endswith("'s") else token.end
+                    yield number, token.start, end
+                for parts in full.get(token.text, ()):
+                    if tuple(t.text for t in tokens[at : at + len(parts)]) == parts:
+                        yield number, token.start, tokens[at + len(parts) - 1].end
+
+
+def _name_asked(call: Call, number: int) -> bool:
+    """Whether the segment before, by another, asks for a name."""
+    segments = call.segments
+    if not number or segments[number - 1].speaker == segments[number].speaker:
+        return False
+    sign = call.signs[number - 1]
+    if not sign.han and not any(word in sign.lower for word in _ASKING):
+        return False
+    return _NAME_QUESTION.search(segments[number - 1].text) is not None
+
+
+def _spelled(tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
     """`J-O-H-N`: three letters or more."""
     first = last = -1
     letters = 0
@@ -199,7 +277,7 @@ def spelled(tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
             letters = 0
 
 
-def name_parts(name: str) -> Iterator[str]:
+def _name_parts(name: str) -> Iterator[str]:
     """The words of a name that say who it is wherever they stand."""
     for part in name.split():
         bare = part.strip(".,'’").casefold()
@@ -208,7 +286,7 @@ def name_parts(name: str) -> Iterator[str]:
             yield bare
 
 
-def of_person(name: str) -> bool:
+def _of_person(name: str) -> bool:
     """Whether a name shown for a participant has a listed first or last name, or a Han surname.
 
     Who is shown as `WIRELESS CALLER` or `Refund Dept` is not called by one of these words.
@@ -237,7 +315,7 @@ _CUE_AND_CAPITAL = re.compile(
 )
 
 
-def may_name(text: str, words: frozenset[str]) -> bool:
+def _may_name(text: str, words: frozenset[str]) -> bool:
     """Whether it is worth a look for names in English."""
     if not words.isdisjoint(_NAME_SIGNS) or ("call" in words and "me" in words):
         return True
@@ -250,7 +328,7 @@ def may_name(text: str, words: frozenset[str]) -> bool:
     return _CAPITALS.search(text) is not None
 
 
-def english_names(
+def _english_names(
     text: str, tokens: Sequence[Token], asked: bool
 ) -> Iterator[tuple[int, int, bool]]:
     """(start, end, beyond doubt) of each name."""
@@ -381,7 +459,7 @@ def _name_alone(text: str, tokens: Sequence[Token], at: int) -> int | None:
     return None
 
 
-def chinese_names(text: str, asked: bool) -> Iterator[tuple[int, int, bool]]:
+def _chinese_names(text: str, asked: bool) -> Iterator[tuple[int, int, bool]]:
     if asked:
         opening = _ZH_ANSWER.match(text)
         start = opening.end() if opening else 0

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.events import PiiKind, Redaction, Segment
-from services.enrich import pii
+from services.enrich import pii_call
 from services.enrich.addresses import boxes, streets
 from services.enrich.handler import enrich_call
 from services.enrich.numerals import tokenize
@@ -25,11 +25,10 @@ from services.enrich.pii import (
     Policy,
     find,
     load_pii,
-    luhn,
     masked,
-    resident_id,
     shown_by,
 )
+from services.enrich.pii_numbers import luhn, resident_id
 from services.enrich.rules import BUILT_IN, load_rules
 from services.enrich.settings import EnrichSettings
 from services.runtime.yaml_file import FileError, read_yaml
@@ -564,15 +563,15 @@ def test_segments_are_passed_over_only_where_they_hold_nothing(
 ) -> None:
     """The same is found where every segment is searched for everything."""
 
-    def blind(text: str) -> pii._Signs:
-        return pii._Signs(pii._lower(text), _Everything(), 9, True, True)
+    def blind(text: str) -> pii_call._Signs:
+        return pii_call._Signs(pii_call._lower(text), _Everything(), 9, True, True)
 
     segments = [
         segment(who, n * 1_000, n * 1_000 + 900, text, n) for n, (who, text) in enumerate(lines)
     ]
     found = find(segments, "und", ("John Smith", "王芳"), EVERYTHING)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pii, "_signs", blind)
+        patched.setattr(pii_call, "_signs", blind)
         assert found == find(segments, "und", ("John Smith", "王芳"), EVERYTHING)
 
 
