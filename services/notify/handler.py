@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
@@ -24,6 +24,9 @@ from services.runtime.stage import Envelope, Output, Stage, each, utc_now
 
 PREFIX = "notify."
 """The stage of an endpoint is this and its name."""
+
+OVERTAKEN = "overtaken by"
+"""The answer told of an event that waited until the endpoint had a newer one: this and its id."""
 
 # So often, and while it takes so many others, an endpoint fails on an event itself.
 _TRIES_ALONE = 5
@@ -146,9 +149,15 @@ class _Endpoint:
         if self._is_before_start(envelope) or self.marks.is_erased(envelope):
             return []
         known = self.marks.found(envelope)
-        if known is not None:
+        if known is not None and known.event_id == envelope.id:
             # Told before, and perhaps not published: the process may have ended in between.
-            return [self._notified(envelope, known)] if known.event_id == envelope.id else []
+            return [self._notified(envelope, known)]
+        if known is not None:
+            # What has waited in a tier is shown as waiting until something later is said of it.
+            now_ms = round(self.clock().timestamp() * 1000)
+            overtaken = replace(known, at_ms=now_ms, answer=f"{OVERTAKEN} {known.event_id}")
+            waited = envelope.message.topic in RETRY_TOPICS
+            return [self._notified(envelope, overtaken)] if waited else []
         with self.gate.passed():
             answer = self.send(envelope.event, envelope.id, envelope.time, self.clock())
         mark = Mark(

@@ -320,7 +320,10 @@ def test_an_event_that_it_fails_on_alone_holds_up_nobody(world: World) -> None:
     # It comes back from its tier, and is older than what the endpoint has taken since.
     world.side.always.clear()
     again = replace(bad, message=replace(bad.message, topic="calls.retry.1m"))
-    assert outcomes(it, again) == [[]]
+    told = notified(outcomes(it, again)[0])
+    assert (told.event_id, told.answer) == ("bad", "overtaken by newer")
+    assert told.notified_at == world.clock.now, "later than what is said of its wait"
+    assert outcomes(it, bad) == [[]], "one that never waited is not spoken of"
     assert world.side.ids[-1] == "newer"
 
 
