@@ -17,8 +17,8 @@ from tests.kafka.fixtures import absent
 
 pytestmark = [pytest.mark.kafka, pytest.mark.s3, pytest.mark.clickhouse, pytest.mark.slow]
 
-CALLS = int(os.environ.get("CALLSTREAM_TEST_CHAOS_CALLS", "800"))
-KILLS = int(os.environ.get("CALLSTREAM_TEST_CHAOS_KILLS", "16"))
+CALLS = int(os.environ.get("CALLSTREAM_TEST_CHAOS_CALLS", "500"))
+KILLS = int(os.environ.get("CALLSTREAM_TEST_CHAOS_KILLS", "10"))
 
 
 def seed() -> int:

@@ -22,7 +22,7 @@ from tests.crash.scenario import PHASES, SERVED
 pytestmark = [pytest.mark.slow, pytest.mark.clickhouse]
 
 
-POINTS = os.environ.get("CALLSTREAM_TEST_CRASH_POINTS", "10")
+POINTS = os.environ.get("CALLSTREAM_TEST_CRASH_POINTS", "6")
 SEED = os.environ.get("CALLSTREAM_TEST_SEED", str(random.randrange(1 << 32)))
 
 

@@ -26,8 +26,8 @@ from tests.hostile.reading import Reader
 from tests.hostile.recordings import Mutants as Recordings
 from tests.hostile.recordings import originals
 
-RECORDINGS = int(os.environ.get("CALLSTREAM_TEST_HOSTILE_AUDIO", "300"))
-MESSAGES = int(os.environ.get("CALLSTREAM_TEST_HOSTILE_AVRO", "20000"))
+RECORDINGS = int(os.environ.get("CALLSTREAM_TEST_HOSTILE_AUDIO", "200"))
+MESSAGES = int(os.environ.get("CALLSTREAM_TEST_HOSTILE_AVRO", "10000"))
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.clickhouse
 
 HAPPY: e.CallEnded = EXAMPLES["CallEnded"]["happy"]
 
-POINTS = int(os.environ.get("CALLSTREAM_TEST_CRASH_POINTS", "10"))
+POINTS = int(os.environ.get("CALLSTREAM_TEST_CRASH_POINTS", "6"))
 SEED = int(os.environ.get("CALLSTREAM_TEST_SEED", random.randrange(1 << 32)))
 
 
