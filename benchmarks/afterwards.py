@@ -33,7 +33,7 @@ LONGEST_MS = 30_000
 
 def text(length_ms: int) -> str:
     words = "so many letters are said in every second of a call "
-    return (words * (length_ms // 1000))[: LETTERS_A_SECOND * length_ms // 1000]
+    return (words * (1 + length_ms // 1000))[: max(1, LETTERS_A_SECOND * length_ms // 1000)]
 
 
 def place(by: WhisperXAligners, audio: Samples, spans: Sequence[Span]) -> None:

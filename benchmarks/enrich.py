@@ -4,7 +4,7 @@
 
 The calls are synthetic: two speakers in turn at 150 words (or 240 Han characters) a minute, every
 word with its time, built from sentences that hit the lexicons about as often as real ones do. Of
-longer calls it tells what a minute costs over one of the shortest: 1.00 where cost is linear.
+longer calls it tells what a minute costs over one of the first: 1.00 where cost is linear.
 """
 
 from __future__ import annotations

@@ -1161,7 +1161,7 @@ class CallReviewed:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallNotified:
     """
-    An endpoint outside has taken an event of a call. What it refuses for good is a dead letter of the stage notify.ENDPOINT.
+    An endpoint outside has taken an event of a call, or has another in its place. What it refuses for good is a dead letter of the stage notify.ENDPOINT.
     """
 
     tenant_id: str
@@ -1176,7 +1176,7 @@ class CallNotified:
     """
     event_id: str
     """
-    The event it has taken.
+    The event it has taken, or was to take.
     """
     record: str
     """
@@ -1189,11 +1189,15 @@ class CallNotified:
     """
     attempts: int = 1
     """
-    Requests it took, the last included, as far as one process knows.
+    Requests it took, the last included, as far as one process knows; 0 where it has another in its place.
     """
     answer: str = ""
     """
     What it said, such as its HTTP status.
+    """
+    overtaken_by: str | None = None
+    """
+    The event that it has in place of this one, which it was not sent: of enriched calls a later one, of alerts one of the same call and rule. Null where it has taken this one.
     """
     call_published_at: datetime | None = None
     """

@@ -596,6 +596,9 @@ def _call_notified() -> Mapping[str, e.CallNotified]:
     return {
         "alert": taken,
         "enriched": replace(taken, record="CallEnriched", rule="", attempts=3, answer="200"),
+        "overtaken": replace(
+            taken, record="CallEnriched", rule="", attempts=0, answer="", overtaken_by="2" * 32
+        ),
     }
 
 

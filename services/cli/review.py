@@ -36,7 +36,7 @@ _SCORED = f"SELECT score, computed_score FROM calls {_OF_CALL}"
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-class Choice(StrEnum):
+class ReviewVerdict(StrEnum):
     """What may be said of a criterion."""
 
     met = "met"
@@ -50,7 +50,7 @@ def review(
     criterion: Annotated[
         str | None, typer.Option(help="Id of the criterion; `--list` names those of the call.")
     ] = None,
-    verdict: Annotated[Choice | None, typer.Option(help="What counts of it.")] = None,
+    verdict: Annotated[ReviewVerdict | None, typer.Option(help="What counts of it.")] = None,
     score: Annotated[
         float | None, typer.Option(min=0.0, max=100.0, help="What counts of the whole call.")
     ] = None,
@@ -155,7 +155,7 @@ def reviews_of(asks: Asks, tenant: str, call_id: str) -> Reviewed:
 
 def _check(
     criterion: str | None,
-    verdict: Choice | None,
+    verdict: ReviewVerdict | None,
     score: float | None,
     reason: str,
     by: str | None,
@@ -178,7 +178,7 @@ def _check(
         if verdict is not None or score is not None:
             raise Stop("--withdraw takes back what was judged: leave --verdict and --score away")
         return
-    allowed = ", ".join(Choice)
+    allowed = ", ".join(ReviewVerdict)
     if not judges:
         raise Stop(
             f"say what is judged: --criterion ID with --verdict ({allowed}), or --score of the "

@@ -191,8 +191,7 @@ _MOST_HAN_NAME = 8
 def find_names(call: Call, given: Sequence[str]) -> list[Span]:
     found: list[tuple[int, int, int]] = []
     spelling = -2
-    told: set[str] = set()
-    """Names beyond doubt, looked for in the whole call."""
+    told: set[str] = set()  # names beyond doubt, looked for in the whole call
     for number, sign in enumerate(call.signs):
         text = call.segments[number].text
         asked = _name_asked(call, number)

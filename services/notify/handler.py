@@ -25,9 +25,6 @@ from services.runtime.stage import Envelope, Output, Stage, each, utc_now
 PREFIX = "notify."
 """The stage of an endpoint is this and its name."""
 
-OVERTAKEN = "overtaken by"
-"""The answer told of an event that waited until the endpoint had a newer one: this and its id."""
-
 # So often, and while it takes so many others, an endpoint fails on an event itself.
 _TRIES_ALONE = 5
 _TAKEN_MEANWHILE = 3
@@ -79,7 +76,8 @@ def stage(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Stage:
     """The stage `notify.<endpoint>`: each event that the endpoint wants goes out once, as far as
-    can be told, and the events of a call in their order; what was taken is a CallNotified.
+    can be told, and the events of a call in their order; what was taken is a CallNotified. So is
+    what has waited until the endpoint had another in its place.
 
     What it does not take now waits and keeps its partition; what it will never take, and what is
     older than its patience and still not taken, is Invalid. What comes of a replay goes out only
@@ -154,10 +152,8 @@ class _Endpoint:
             return [self._notified(envelope, known)]
         if known is not None:
             # What has waited in a tier is shown as waiting until something later is said of it.
-            now_ms = round(self.clock().timestamp() * 1000)
-            overtaken = replace(known, at_ms=now_ms, answer=f"{OVERTAKEN} {known.event_id}")
             waited = envelope.message.topic in RETRY_TOPICS
-            return [self._notified(envelope, overtaken)] if waited else []
+            return [self._overtaken(envelope, known)] if waited else []
         with self.gate.passed():
             answer = self.send(envelope.event, envelope.id, envelope.time, self.clock())
         mark = Mark(
@@ -226,7 +222,15 @@ class _Endpoint:
             return NotYet(failure.reason, f"{failure.detail}; others are taken meanwhile")
         return None
 
-    def _notified(self, envelope: Envelope[Told], mark: Mark) -> Output:
+    def _overtaken(self, envelope: Envelope[Told], known: Mark) -> Output:
+        """That it has another event in place of this one."""
+        now_ms = round(self.clock().timestamp() * 1000)
+        mark = replace(known, at_ms=now_ms, attempts=0, answer="")
+        return self._notified(envelope, mark, overtaken_by=known.event_id)
+
+    def _notified(
+        self, envelope: Envelope[Told], mark: Mark, overtaken_by: str | None = None
+    ) -> Output:
         event = envelope.event
         if isinstance(event, AlertRaised):
             rule, handed_in = event.rule, event.call_published_at
@@ -244,6 +248,7 @@ class _Endpoint:
                 rule=rule,
                 attempts=mark.attempts,
                 answer=mark.answer,
+                overtaken_by=overtaken_by,
                 call_published_at=handed_in,
             )
         )

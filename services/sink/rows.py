@@ -115,6 +115,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     ),
     "notifications": (
         *_EVENT, "endpoint", "told_id", "record", "rule", "notified_at", "attempts", "answer",
+        "overtaken_by",
     ),
     "renewals": _ROW,
     "calls_erased": ("tenant_id", "call_id", "event_id", "erased_at", "requested_by", "reason"),
@@ -716,6 +717,7 @@ def _notified(about: About, event: e.CallNotified) -> Rows:
         milliseconds(event.notified_at),
         event.attempts,
         event.answer,
+        event.overtaken_by or "",
     )
     return {"notifications": row}
 

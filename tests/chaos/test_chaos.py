@@ -1,6 +1,7 @@
 """Calls pass while everything is killed, paused and cut off.
 
-More calls and kills: CALLSTREAM_TEST_CHAOS_CALLS and CALLSTREAM_TEST_CHAOS_KILLS, or `make chaos`.
+More calls and kills: CALLSTREAM_TEST_CHAOS_CALLS and CALLSTREAM_TEST_CHAOS_KILLS, or
+`make chaos CALLS=2000 KILLS=40`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Command:
     """Runs `callstream` on one data folder, with the stub engine."""
 
     def __init__(self, folder: Path) -> None:
-        self.data = with_tables(folder / "data")
+        self.data = folder / "data"
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("CALLSTREAM_")
         } | {
@@ -38,6 +38,7 @@ class Command:
         }
 
     def start(self, *words: str) -> subprocess.Popen[str]:
+        with_tables(self.data)
         return subprocess.Popen(
             [sys.executable, "-m", "services.cli", *words],
             env=self.environment,

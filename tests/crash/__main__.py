@@ -339,18 +339,22 @@ def ends_of_kinds(points: Sequence[Point]) -> list[Point]:
 
 def try_all(
     check: Any, points: Sequence[Point], at_once: int, first: bool = False
-) -> dict[Point, list[str]]:
-    """Check `points`, some at a time; what is wrong at each where something is. With `first`, it
-    ends with the first that was taken and was not whole."""
+) -> tuple[int, dict[Point, list[str]]]:
+    """Check `points`, some at a time; how many were, and what is wrong at each where something is.
+    With `first`, it ends with the first that was taken and was not whole."""
     left = list(points)[::-1]
     running: dict[int, tuple[Point, Any, float]] = {}
     wrong: dict[Point, list[str]] = {}
+    ended = 0
 
     def advance(point: Point, going: Any, status: int | None) -> None:
+        nonlocal ended
         answer = going.send(status)
         if isinstance(answer, int):
             running[answer] = point, going, time.monotonic()
-        elif answer:
+            return
+        ended += 1
+        if answer:
             wrong[point] = answer
 
     try:
@@ -372,7 +376,7 @@ def try_all(
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-    return wrong
+    return ended, wrong
 
 
 @dataclass(frozen=True)
@@ -466,7 +470,7 @@ def main() -> int:
         if asked.most is not None and asked.most < len(points):
             drawn = random.Random(asked.seed).sample(points, len(points))
             points, others = drawn[: asked.most], drawn[asked.most :]
-        wrong = try_all(check, points, asked.at_once, first=bool(asked.plant))
+        count, wrong = try_all(check, points, asked.at_once, first=bool(asked.plant))
         # Over the servers messages come in another order each time, and with it other steps: one
         # that was taken in the rehearsal only is no point. Another is drawn for it, once.
         gone = [each for each, lines in wrong.items() if not _is_taken(lines)]
@@ -475,9 +479,9 @@ def main() -> int:
                 print(f"{each}: {_NOT_TAKEN}; instead {other}", flush=True)
                 del wrong[each]
                 points[points.index(each)] = other
-            wrong |= try_all(check, [p for p in points if p in others], asked.at_once)
+            wrong |= try_all(check, [p for p in points if p in others], asked.at_once)[1]
         took_s = time.monotonic() - started
-        done.append(Tried(phase.name, where, len(steps), len(points), wrong, took_s))
+        done.append(Tried(phase.name, where, len(steps), count, wrong, took_s))
         print(done[-1], flush=True)
         for line in done[-1].violations():
             print(f"VIOLATION {line}", flush=True)

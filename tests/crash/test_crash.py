@@ -29,7 +29,7 @@ SEED = os.environ.get("CALLSTREAM_TEST_SEED", str(random.randrange(1 << 32)))
 def crash(*asked: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.crash", *asked], cwd=project_root(), capture_output=True,
-        text=True, timeout=1200,
+        text=True, timeout=120 * (10 + int(POINTS)),
     )  # fmt: skip
     print(done.stdout, done.stderr[-4000:])
     return done
@@ -45,9 +45,11 @@ class Run:
     def assert_whole(self, phase: str, where: str) -> None:
         """That at least one point of `phase` was tried, and that it was whole after each."""
         found = [line for line in self.done.stdout.splitlines() if f" {phase}: " in line]
+        told = self.done.stdout[-4000:] + self.done.stderr[-2000:]
+        assert self._page.exists(), told
         page = self._page.read_text()
         row = re.search(rf"^\| {phase} \| {where} \| \d+ \| (\d+) \| (\d+) \|", page, re.MULTILINE)
-        assert row is not None, self.done.stdout[-4000:] + self.done.stderr[-2000:]
+        assert row is not None, told
         tried, whole = map(int, row.groups())
         assert tried > 0, "no point was tried"
         assert whole == tried, found

@@ -48,7 +48,7 @@ SECONDS_PER_SOUND_S = 0.01
 TIMES_BY_THE_CLOCK = 5.0
 HANGS_S = 30.0
 _TRIES = 3
-# Of one worker, libraries included; what one message may add to it, and its address space.
+# Of one worker, of messages with its libraries; what one message may add, and its address space.
 PEAK_BYTES = 700_000_000
 GROWTH_BYTES = 150_000_000
 ADDRESS_SPACE_BYTES = 6 << 30
@@ -80,18 +80,29 @@ def _worker(kind: Kind, seed: int, begun: Any, pipe: Connection) -> None:
             _message_worker(kind, folder, seed, begun, pipe)
 
 
-class _Held:
+class Held:
     """The most memory of its own that this process is seen to hold, looked at all the while. What
     is mapped from a file, as samples are, is not counted: the system takes it back at need."""
 
     def __init__(self) -> None:
-        self.bytes = 0
-        threading.Thread(target=self._watch, daemon=True).start()
+        self.bytes = self._now()
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+        self._watching.start()
+
+    def peak(self) -> int:
+        """In bytes. Raises RuntimeError where nobody looks any more."""
+        if not self._watching.is_alive():
+            raise RuntimeError("nobody looks at the memory that is held")
+        return self.bytes
+
+    @staticmethod
+    def _now() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
     def _watch(self) -> None:
         while True:
-            status = Path("/proc/self/status").read_text()
-            self.bytes = max(self.bytes, int(status.partition("RssAnon:")[2].split()[0]) * 1024)
+            self.bytes = max(self.bytes, self._now())
             time.sleep(0.02)
 
 
@@ -99,7 +110,7 @@ def _audio_worker(folder: Path, seed: int, begun: Any, pipe: Connection) -> None
     def note(number: int) -> None:
         begun.value = number
 
-    ear, mutants, held = audio.Ear(folder, note), Mutants(seed), _Held()
+    ear, mutants, held = audio.Ear(folder, note), Mutants(seed), Held()
     while (numbers := pipe.recv()) is not None:
         heard = ear.hear(mutants, numbers)
         bad = {n: _told(mutants, n, o) for n, o in heard.outcomes.items() if audio.violation(o)}
@@ -113,9 +124,10 @@ def _audio_worker(folder: Path, seed: int, begun: Any, pipe: Connection) -> None
                 if why := _too_long(seconds, least, allowed_s):
                     bad[number] = _told(mutants, number, why)
         ends = Counter(o.partition(": ")[0] for o in heard.outcomes.values())
-        if held.bytes > PEAK_BYTES:
-            bad[numbers[0]] = f"{held.bytes >> 20} MB held by one of the {len(numbers)} from here"
-        pipe.send(Done(ends, bad, slow, max(heard.seconds.values()), held.bytes))
+        peak = held.peak()
+        if peak > PEAK_BYTES:
+            bad[numbers[0]] = f"{peak >> 20} MB held by one of the {len(numbers)} from here"
+        pipe.send(Done(ends, bad, slow, max(heard.seconds.values()), peak))
 
 
 def _told(mutants: Mutants, number: int, end: str) -> str:

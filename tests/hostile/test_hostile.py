@@ -20,7 +20,7 @@ from services.runtime.stage import Envelope, Outcome
 from services.sink.settings import SinkSettings
 from services.sink.warehouse import Warehouse
 from tests.hostile import audio, reading
-from tests.hostile.attack import LOOP_SHARE, Kind, attack, tried
+from tests.hostile.attack import LOOP_SHARE, Held, Kind, attack, tried
 from tests.hostile.messages import Mutants as Messages
 from tests.hostile.reading import Reader
 from tests.hostile.recordings import Mutants as Recordings
@@ -35,8 +35,9 @@ def logs_as_before() -> Iterator[None]:
     """Other tests look at what is logged."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    before = structlog.get_config()
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -58,6 +59,16 @@ def test_nothing_hostile_does_harm(kind: Kind, count: int) -> None:
     print("\n".join(report.lines()))
     assert report.violations == []
     assert (report.count, report.deaths) == (count, 0)
+
+
+def test_who_holds_much_memory_is_found_out() -> None:
+    held = Held()
+    before, block = held.bytes, bytearray(b"x") * 300_000_000
+    assert before > 0
+    deadline = time.monotonic() + 30
+    while held.bytes < before + len(block) // 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_mutants_are_the_same_again_and_differ_by_seed(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ class Outage:
     """From the first event to the last of those that waited."""
     other_s: float = 0.0
     """Longest time in which the other receiver was not told of an event."""
+    meanwhile: int = 0
+    """Events that the other receiver had when this one came back."""
     violations: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -68,8 +70,8 @@ class Outage:
         return (
             f"{'FAILED' if wrong else 'PASSED'}: {wrong} violations; away for {self.seconds:.0f} s,"
             f" {self.events} events; the first was there {self.first_s:.1f} s after it was back, "
-            f"all of them {self.drained_s:.1f} s later; the other waited {self.other_s:.2f} s at "
-            "most"
+            f"all of them {self.drained_s:.1f} s later; the other had {self.meanwhile} by then, "
+            f"{self.other_s:.2f} s after they were there at most"
         )
 
 
@@ -176,23 +178,25 @@ def outage(
                     f"{len(taken['well'])} told to the other")  # fmt: skip
             assert not taken["away"]
             back = time.monotonic()
+            made.meanwhile = len(taken["well"])
             with receiver(noting("away"), port=port):
                 while len(taken["away"]) < len(sent) and time.monotonic() < back + _DRAIN_S:
                     time.sleep(0.05)
                 until = time.monotonic() + 10.0
                 while _notified(view) < 2 * len(sent) and time.monotonic() < until:
                     time.sleep(0.05)
-                stop.set()
-                for thread in stages:
-                    thread.join()
         finally:
             stop.set()
+            for thread in stages:
+                thread.join()
     made.events = len(sent)
     made.violations = [
         *(f"away: {line}" for line in checked(list(sent), taken["away"])),
         *(f"well: {line}" for line in checked(list(sent), taken["well"])),
         *(f"dead letter at offset {letter.offset}" for letter in view.scan(DEAD_LETTER)),
     ]
+    if made.meanwhile < len(sent) // 2:
+        made.violations.append(f"the other had {made.meanwhile} of {len(sent)} meanwhile")
     if (notified := _notified(view)) != 2 * len(sent):
         made.violations.append(f"{notified} of {2 * len(sent)} notifications are on record")
     times = sorted(each.at for each in taken["away"]) or [back]

@@ -321,7 +321,8 @@ def test_an_event_that_it_fails_on_alone_holds_up_nobody(world: World) -> None:
     world.side.always.clear()
     again = replace(bad, message=replace(bad.message, topic="calls.retry.1m"))
     told = notified(outcomes(it, again)[0])
-    assert (told.event_id, told.answer) == ("bad", "overtaken by newer")
+    assert (told.event_id, told.overtaken_by) == ("bad", "newer")
+    assert (told.attempts, told.answer) == (0, ""), "it was not sent"
     assert told.notified_at == world.clock.now, "later than what is said of its wait"
     assert outcomes(it, bad) == [[]], "one that never waited is not spoken of"
     assert world.side.ids[-1] == "newer"

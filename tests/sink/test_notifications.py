@@ -108,6 +108,21 @@ def test_what_was_refused_and_is_told_after_all(
     )  # fmt: skip
 
 
+def test_what_waited_and_was_overtaken_waits_no_longer_and_is_not_told(
+    warehouse: Warehouse, topics: Topics, life: Sequence[Envelope[Any]]
+) -> None:
+    enriched = life[3]
+    sink(warehouse, [*life, topics.wait(enriched, "notify.crm", "endpoint_fails", detail="500")])
+    assert one(warehouse, "SELECT state FROM call_notifications") == "notifying"
+    later = NOON + timedelta(hours=1)
+    overtaken = replace(told(enriched, attempts=0, answer="", overtaken_by="later"),
+                        notified_at=later)  # fmt: skip
+    sink(warehouse, [topics.send(overtaken, "n1")])
+    assert one(warehouse, "SELECT state, detail, attempts FROM call_notifications") == (
+        "overtaken", "later", 0
+    )  # fmt: skip
+
+
 def test_an_event_told_again_by_a_replay_is_one_line(
     warehouse: Warehouse, topics: Topics, life: Sequence[Envelope[Any]]
 ) -> None:

@@ -60,8 +60,9 @@ def test_migrations_are_applied_once(warehouse: Warehouse) -> None:
 
 
 def test_a_new_migration_is_applied_and_a_changed_one_is_named(
-    warehouse: Warehouse, tmp_path: Path
+    open_warehouse: Open, tmp_path: Path
 ) -> None:
+    warehouse = open_warehouse("more")
     for migration in migrations():
         name = f"{migration.number:04d}_{migration.name}.sql"
         (tmp_path / name).write_text(migration.text, "utf-8")
