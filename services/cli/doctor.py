@@ -228,7 +228,8 @@ _MENDS = {
     "versions": "install what the engine needs: docs/deploying.md",
     "gpu": "install a driver and CUDA libraries that fit it: docs/deploying.md; or set "
     "CALLSTREAM_TRANSCRIBE__DEVICE=cpu",
-    "engine": "see CALLSTREAM_TRANSCRIBE__ENGINE and __MODEL_DIR",
+    "engine": "set what it names; CALLSTREAM_TRANSCRIBE__ENGINE, __DEVICE, __COMPUTE_TYPE, "
+    "__MODEL_DIR or __ENDPOINT__URL: docs/deploying.md",
     "models": "see CALLSTREAM_TRANSCRIBE__MODEL_DIR and __ALIGN_MODELS",
     "rules": "mend the rule file named, or unset CALLSTREAM_ENRICH__RULES_DIR",
     "sentiment": "see CALLSTREAM_ENRICH__SENTIMENT__MODEL; unset, the lexicons tell",

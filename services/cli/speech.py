@@ -14,6 +14,7 @@ from huggingface_hub import constants, get_token, try_to_load_from_cache
 from services.cli import gpu
 from services.enrich.settings import LlmSettings
 from services.runtime.errors import Transient
+from services.runtime.libraries import silent_hub
 from services.transcribe.settings import TranscribeSettings, rule_name, with_engine
 
 Verdict = Literal["ok", "warn", "fail"]
@@ -28,6 +29,8 @@ _CUDA = 12
 _EXTRA = "pip install -c constraints.txt 'callstream[transcribe]'"
 _ENRICH = "pip install -c constraints.txt 'callstream[enrich]'"
 _WEIGHTS = "pip install --no-deps Resemblyzer==0.1.4"
+# How long the hub may take to say that it is there.
+_HUB_S = 5.0
 _PYANNOTE = "pyannote/speaker-diarization-community-1"
 
 
@@ -176,7 +179,10 @@ def _whisper(wanted: TranscribeSettings) -> Finding:
 def _sensevoice(wanted: TranscribeSettings) -> Finding:
     folder = wanted.sensevoice.model_dir
     if folder is None:
-        return Finding("ok", f"SenseVoice {wanted.sensevoice.model}: from the cache or the hub")
+        return Finding(
+            "ok",
+            f"SenseVoice {wanted.sensevoice.model}: from the cache or the hub, which is not asked",
+        )
     if lacks := _lacking(folder, "config.yaml", "model.pt", "am.mvn"):
         return Finding(
             "fail", f"SenseVoice {folder} lacks {lacks}",
@@ -196,6 +202,13 @@ def _aligners(wanted: TranscribeSettings) -> Iterator[Finding]:
                 "warn",
                 "no align_models, and HF_HUB_OFFLINE is set: a language whose model is not in the "
                 "cache says no_alignment",
+                mend,
+            )
+        elif (why := silent_hub(_HUB_S)) is not None:
+            yield Finding(
+                "warn",
+                f"no align_models, and {why}: a language whose model is not in the cache says "
+                "no_alignment",
                 mend,
             )
         else:
@@ -278,6 +291,9 @@ def _of_hub(what: str, name: str, file: str, mend: str) -> Finding:
     if constants.HF_HUB_OFFLINE:
         why = "is neither a folder nor in the cache, and HF_HUB_OFFLINE is set"
         return Finding("fail", f"{what}: {name} {why}", mend)
+    if (silent := silent_hub(_HUB_S)) is not None:
+        lost = f"{what}: {name} is neither a folder nor in the cache, and {silent}"
+        return Finding("fail", lost, mend)
     return Finding("ok", f"{what}: {name} is to be fetched from the hub")
 
 

@@ -125,8 +125,9 @@ def locate(settings: TranscribeSettings) -> tuple[Path, str]:
     """
     if settings.model_dir is not None:
         if not (settings.model_dir / "model.bin").is_file():
+            what = "holds no model.bin" if settings.model_dir.is_dir() else "is no folder"
             raise ValueError(
-                f"transcribe.model_dir={str(settings.model_dir)!r} holds no model.bin; "
+                f"transcribe.model_dir={str(settings.model_dir)!r} {what}; "
                 "name the folder of a CTranslate2 Whisper model, or unset it"
             )
         return settings.model_dir, "transcribe.model_dir is set"

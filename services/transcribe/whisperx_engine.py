@@ -181,7 +181,11 @@ class WhisperXAligners:
                     raise ValueError(f"it is not in the cache and {why}") from None
                 return self._load(language, cached=False)
         except Exception as error:  # every source of models fails in ways of its own
-            why = f"its alignment model cannot be had ({first_line(error)})"
+            name = self._name(language) or "none"
+            why = (
+                f"its alignment model ({name}) cannot be had ({first_line(error)}); "
+                "transcribe.align_models may name a folder"
+            )
             logger("transcribe").warning(
                 "no alignment", language=language, why=why,
                 mend="set transcribe.align_models to a folder that holds a wav2vec2 model of it",
@@ -189,8 +193,18 @@ class WhisperXAligners:
             after_s = _NO_ROOM_S if is_out_of_memory(error) else _RETRY_S
             return _Missing(why, self._clock() + after_s)
 
+    def _name(self, language: str) -> str | None:
+        """The model of `language`: a folder, or a name on the hub or of torchaudio."""
+        by_hand, torchs, hubs = (
+            self._models,
+            self._library.DEFAULT_ALIGN_MODELS_TORCH,
+            self._library.DEFAULT_ALIGN_MODELS_HF,
+        )
+        found = by_hand.get(language) or torchs.get(language) or hubs.get(language)
+        return None if found is None else str(found)
+
     def _load(self, language: str, *, cached: bool) -> tuple[Any, Any]:
-        name = self._models.get(language) or self._library.DEFAULT_ALIGN_MODELS_TORCH.get(language)
+        name = self._name(language) or ""
         if cached and name in self._library.torchaudio.pipelines.__all__:
             # These are fetched whatever it is told.
             bundle = getattr(self._library.torchaudio.pipelines, name)

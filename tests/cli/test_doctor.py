@@ -18,6 +18,7 @@ from services.cli import gpu, speech
 from services.cli.doctor import Checked, checks
 from services.settings import load
 from services.transcribe.settings import TranscribeSettings
+from tests.notify.receiver import receiver
 from tests.transcribe import extra
 from tests.transcribe.endpoint import Reply, endpoint
 from tests.transcribe.whisper_model import build
@@ -235,9 +236,9 @@ def test_an_alignment_model_as_its_library_writes_it_is_whole(
     assert found.verdict == "ok"
 
 
-@pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize("hub", ["answers", "is not to be asked", "is away"])
 def test_names_of_the_hub_are_looked_for_in_its_cache(
-    whisper: Path, tmp_path: Path, offline: bool
+    whisper: Path, tmp_path: Path, hub: str
 ) -> None:
     there = tmp_path / "models--some--there"
     (there / "refs").mkdir(parents=True)
@@ -247,20 +248,24 @@ def test_names_of_the_hub_are_looked_for_in_its_cache(
     asked = {"engine": "whisperx", "model_dir": str(whisper), "diarizer": "none",
              "align_models": {"de": "some/there", "fr": "some/absent"}}  # fmt: skip
     # Where the cache lies and whether the hub may be asked is read when the library is imported.
-    told = subprocess.run(
-        [sys.executable, "-c",
-         "import json, sys; from services.cli import speech\n"
-         "from services.transcribe.settings import TranscribeSettings\n"
-         "print(json.dumps(speech.models(TranscribeSettings(**json.loads(sys.argv[1])))))",
-         json.dumps(asked)],
-        env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": str(int(offline))},
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
+    with receiver() as there_is:
+        told = subprocess.run(
+            [sys.executable, "-c",
+             "import json, sys; from services.cli import speech\n"
+             "from services.transcribe.settings import TranscribeSettings\n"
+             "print(json.dumps(speech.models(TranscribeSettings(**json.loads(sys.argv[1])))))",
+             json.dumps(asked)],
+            env={**os.environ, "HF_HUB_CACHE": str(tmp_path),
+                 "HF_HUB_OFFLINE": str(int(hub == "is not to be asked")),
+                 "HF_ENDPOINT": there_is.url if hub == "answers" else "http://127.0.0.1:1"},
+            capture_output=True, text=True, timeout=120, check=True,
+        ).stdout  # fmt: skip
     found = speech.Finding(*json.loads(told))
     assert "alignment de: some/there is in the cache" in found.found
-    if offline:
+    if hub != "answers":
         assert found.verdict == "fail"
         assert "some/absent is neither a folder nor in the cache" in found.found
+        assert ("the hub cannot be reached" in found.found) == (hub == "is away")
         assert "CALLSTREAM_TRANSCRIBE__ALIGN_MODELS" in found.mend
     else:
         assert found.verdict == "ok"
@@ -323,10 +328,23 @@ def test_a_gated_model_needs_a_token_where_it_is_not_in_the_cache(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(speech, "get_token", lambda: token)
+    monkeypatch.setattr(speech, "silent_hub", lambda timeout_s: None)
     found = speech.speakers("pyannote", "nobody/has-this", expected=True)
     assert found.verdict == verdict
     assert told in found.found
     assert "secret" not in found.found + found.mend
+
+
+def test_a_hub_that_cannot_be_reached_is_told_before_anyone_asks_for_a_token(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(speech, "get_token", lambda: None)
+    monkeypatch.setattr(speech, "silent_hub", lambda timeout_s: "the hub cannot be reached (X)")
+    found = speech.speakers("pyannote", "nobody/has-this", expected=True)
+    assert found.verdict == "fail"
+    assert "the hub cannot be reached (X)" in found.found
+    assert "HF_TOKEN" not in found.found + found.mend
 
 
 def test_nobody_looks_for_a_diarizer_that_is_not_asked_for() -> None:

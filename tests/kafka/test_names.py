@@ -123,7 +123,8 @@ def test_one_that_was_stopped_finds_its_partitions_kept(broker: Broker) -> None:
 
         def shared() -> bool:
             for log in (stays, stopped):
-                log.messages(1, 0.1)
+                with suppress(Transient):  # a broker that others keep busy: the loop comes again
+                    log.messages(1, 0.1)
             return len(stays._leases) == len(stopped._leases) == 2
 
         until(shared)

@@ -108,6 +108,8 @@ def receiver(
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        # With fewer a connection may be taken up seconds later, and its request come twice.
+        request_queue_size = 128
 
         def handle_error(self, request: object, client_address: object) -> None:
             """The client may leave when it has seen enough."""
