@@ -137,7 +137,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(
         NOTIFIED,
         "CallNotified",
-        "An endpoint outside has taken an event of a call.",
+        "An endpoint outside has taken an event of a call, or has another in its place.",
         ("notify",),
         ("sink",),
     ),

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from huggingface_hub import constants, get_token, try_to_load_from_cache
+from huggingface_hub import get_token, try_to_load_from_cache
 
 from services.cli import gpu
 from services.enrich.settings import LlmSettings
@@ -197,14 +197,7 @@ def _aligners(wanted: TranscribeSettings) -> Iterator[Finding]:
         "docs/deploying.md"
     )
     if not wanted.align_models:
-        if constants.HF_HUB_OFFLINE:
-            yield Finding(
-                "warn",
-                "no align_models, and HF_HUB_OFFLINE is set: a language whose model is not in the "
-                "cache says no_alignment",
-                mend,
-            )
-        elif (why := silent_hub(_HUB_S)) is not None:
+        if (why := silent_hub(_HUB_S)) is not None:
             yield Finding(
                 "warn",
                 f"no align_models, and {why}: a language whose model is not in the cache says "
@@ -288,9 +281,6 @@ def _of_hub(what: str, name: str, file: str, mend: str) -> Finding:
     """A model that is no folder of this machine."""
     if isinstance(try_to_load_from_cache(name, file), str):
         return Finding("ok", f"{what}: {name} is in the cache")
-    if constants.HF_HUB_OFFLINE:
-        why = "is neither a folder nor in the cache, and HF_HUB_OFFLINE is set"
-        return Finding("fail", f"{what}: {name} {why}", mend)
     if (silent := silent_hub(_HUB_S)) is not None:
         lost = f"{what}: {name} is neither a folder nor in the cache, and {silent}"
         return Finding("fail", lost, mend)

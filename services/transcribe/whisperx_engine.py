@@ -181,10 +181,9 @@ class WhisperXAligners:
                     raise ValueError(f"it is not in the cache and {why}") from None
                 return self._load(language, cached=False)
         except Exception as error:  # every source of models fails in ways of its own
-            name = self._name(language) or "none"
             why = (
-                f"its alignment model ({name}) cannot be had ({first_line(error)}); "
-                "transcribe.align_models may name a folder"
+                f"its alignment model ({self._name(language) or 'none'}) cannot be had "
+                f"({first_line(error)}); transcribe.align_models may name a folder"
             )
             logger("transcribe").warning(
                 "no alignment", language=language, why=why,
@@ -193,18 +192,15 @@ class WhisperXAligners:
             after_s = _NO_ROOM_S if is_out_of_memory(error) else _RETRY_S
             return _Missing(why, self._clock() + after_s)
 
-    def _name(self, language: str) -> str | None:
-        """The model of `language`: a folder, or a name on the hub or of torchaudio."""
-        by_hand, torchs, hubs = (
-            self._models,
-            self._library.DEFAULT_ALIGN_MODELS_TORCH,
-            self._library.DEFAULT_ALIGN_MODELS_HF,
+    def _name(self, language: str) -> str:
+        """The model of `language`: a folder, or a name on the hub or of torchaudio; else empty."""
+        own = (self._library.DEFAULT_ALIGN_MODELS_TORCH, self._library.DEFAULT_ALIGN_MODELS_HF)
+        return next(
+            (found for models in (self._models, *own) if (found := models.get(language))), ""
         )
-        found = by_hand.get(language) or torchs.get(language) or hubs.get(language)
-        return None if found is None else str(found)
 
     def _load(self, language: str, *, cached: bool) -> tuple[Any, Any]:
-        name = self._name(language) or ""
+        name = self._name(language)
         if cached and name in self._library.torchaudio.pipelines.__all__:
             # These are fetched whatever it is told.
             bundle = getattr(self._library.torchaudio.pipelines, name)

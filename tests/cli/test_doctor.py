@@ -328,7 +328,7 @@ def test_a_gated_model_needs_a_token_where_it_is_not_in_the_cache(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(speech, "get_token", lambda: token)
-    monkeypatch.setattr(speech, "silent_hub", lambda timeout_s: None)
+    monkeypatch.setattr("services.runtime.libraries.httpx.head", lambda url, timeout: None)
     found = speech.speakers("pyannote", "nobody/has-this", expected=True)
     assert found.verdict == verdict
     assert told in found.found

@@ -437,7 +437,10 @@ def main() -> int:
     parser.add_argument("--phase", choices=[phase.name for phase in PHASES])
     parser.add_argument("--list", action="store_true", help="print the steps, kill nobody")
     parser.add_argument(
-        "--plant", choices=sorted(PLANTS), default="", help="build in a bug; ends when it is found"
+        "--plant",
+        choices=sorted(PLANTS),
+        default="",
+        help="build in a bug; a phase ends when it is found",
     )
     parser.add_argument(
         "--servers", action="store_true", help="over Kafka, S3 and ClickHouse, not the embedded"

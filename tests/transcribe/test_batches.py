@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -65,7 +66,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def queued(batches: Batches[int, int]) -> int:
+def queued(batches: Batches[Any, Any]) -> int:
     return sum(len(caller.queued) for caller in batches._callers)
 
 

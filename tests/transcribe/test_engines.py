@@ -241,7 +241,9 @@ def test_whisperx_hears_the_words_that_faster_whisper_hears(
     assert missing.segments == plain.segments
     (degraded,) = missing.degradations
     assert degraded.kind is DegradationKind.NO_ALIGNMENT
-    assert degraded.reason.startswith("en: its alignment model (WAV2VEC2_ASR_BASE_960H) cannot be had")
+    assert degraded.reason.startswith(
+        "en: its alignment model (WAV2VEC2_ASR_BASE_960H) cannot be had"
+    )
     folder = extra.build_aligner(tmp_path / "en")
     aligned = whisperx(whisper_folder, align_models={"en": str(folder)}).transcribe(
         SAID, SPANS, Asked(language="en")

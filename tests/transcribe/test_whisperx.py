@@ -21,6 +21,7 @@ from services.transcribe.whisper import Whisper
 from services.transcribe.words import split, timed
 from tests.transcribe import extra
 from tests.transcribe.sounds import silence, speech, tone
+from tests.transcribe.test_batches import queued, until
 from tests.transcribe.whisper_model import build
 
 pytestmark = pytest.mark.whisperx
@@ -209,15 +210,19 @@ def test_a_device_without_room_hears_the_same_in_smaller_batches(
     spans = [Span(at * 5_000, at * 5_000 + 2_000) for at in range(12)]
     asked = Asked(language="en")
     whole = engine.transcribe(audio, spans, asked)
-    run, refused = engine._whisper._batches._run, []
+    batches = engine._whisper._batches
+    run, seen, refused = batches._run, [], []
 
     def crowded(steps: Sequence[Any]) -> Sequence[Any]:
+        seen.append(len(steps))
+        if len(seen) == 1:
+            until(lambda: queued(batches) > 1)  # however quick the device is, two come together
         if len(steps) > 1:
             refused.append(len(steps))
             raise RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED")
         return run(steps)
 
-    monkeypatch.setattr(engine._whisper._batches, "_run", crowded)
+    monkeypatch.setattr(batches, "_run", crowded)
     assert engine.transcribe(audio, spans, asked) == whole
     assert refused
     assert engine._whisper.usage.fits == 1

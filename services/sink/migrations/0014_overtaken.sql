@@ -37,7 +37,8 @@ FROM
         SELECT
             tenant_id, call_id, endpoint, told_id, record, rule,
             if(overtaken_by = '', 'notified', 'overtaken') AS state,
-            '' AS reason, if(overtaken_by = '', answer, overtaken_by) AS detail, notified_at AS since, toInt64(attempts) AS attempts
+            '' AS reason, if(overtaken_by = '', answer, overtaken_by) AS detail,
+            notified_at AS since, toInt64(attempts) AS attempts
         FROM notifications
         WHERE (tenant_id, generation) NOT IN (SELECT * FROM shadow_generations)
         UNION ALL
