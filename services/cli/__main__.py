@@ -28,10 +28,10 @@ from services.cli.console import Stop, err, log_to_file, out
 from services.cli.demo import demo as run_demo
 from services.cli.doctor import checks
 from services.cli.eval import eval_app
+from services.cli.evidence import moment_of
 from services.cli.explain import as_json as explained_json
 from services.cli.explain import as_text as explained_text
 from services.cli.explain import explain as explanation
-from services.cli.explain import moment_of
 from services.cli.follow import THROUGH, WAITING, State, follow, named_call, states
 from services.cli.notifications import notifications_app
 from services.cli.replay import replay_app

@@ -11,7 +11,7 @@ from math import ceil, floor
 from pathlib import Path
 
 from schemas.events import CallTranscribed, SegmentKind, StoredRecording
-from services.cli.explain import moment_of
+from services.cli.evidence import moment_of
 from services.enrich.metrics import Interval, merged
 from services.runtime.audio import blocks
 from services.runtime.errors import Invalid

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -15,6 +16,7 @@ import typer
 from rich.table import Table
 
 from schemas.events import CallEnriched, CallReviewed, Verdict
+from schemas.topics import REVIEWS
 from services.assembly import Parts
 from services.cli.archive import newest
 from services.cli.console import Stop, err, login_name, out
@@ -22,8 +24,8 @@ from services.cli.follow import named_call
 from services.cli.show import Reviewed
 from services.loopback import Asks, asking, rows_of, running
 from services.runtime.codec import Codec
-from services.runtime.errors import Transient
-from services.runtime.log import Log
+from services.runtime.errors import Invalid, Transient
+from services.runtime.log import Log, TopicPartition, partition_for
 from services.runtime.stage import event_id, utc_now
 from services.settings import Settings, load
 
@@ -74,7 +76,9 @@ def review(
     with asking(settings) as asks:
         tenant, call_id = named_call(settings, asks, call)
         enriched = newest(asks, parts.codec, tenant, call_id, CallEnriched)
-        known = _known(asks, tenant, call_id)
+        # First what waits: what the sink stores between the two is in both, and told once.
+        waiting = _waiting(parts, tenant, call_id)
+        known = _known(asks, tenant, call_id, waiting)
         if list_:
             of_it = {"tenant": tenant, "call": call_id}
             _tell(tenant, call_id, enriched, known, rows_of(asks, _SCORED, of_it))
@@ -116,7 +120,7 @@ def later(event: CallReviewed, known: Sequence[Mapping[str, Any]]) -> CallReview
     """`event` after all that is `known` to be judged of the same: the last word counts, by whatever
     clock it was said.
 
-    `known` are the call's rows of the table `reviews`, with `at`, ms since the epoch.
+    `known` are the call's reviews, as `_known` has them: `at` is ms since the epoch.
     """
     same = (int(row["at"]) for row in known if row["criterion_id"] == event.criterion_id)
     least = _EPOCH + timedelta(milliseconds=max(same, default=0) + 1)
@@ -252,8 +256,9 @@ def _tell(
 ) -> None:
     out.print(f"{tenant}/{call_id}: {_scored(scored)}", soft_wrap=True)
     criteria = enriched.score.criteria if enriched and enriched.score else []
-    latest = _latest(known)
-    standing = {name: row for name, row in latest.items() if not row["withdrawn"]}
+    stored = [row for row in known if not row["waits"]]
+    latest, counting = _latest(known), _latest(stored)
+    standing = {name: row for name, row in counting.items() if not row["withdrawn"]}
     if criteria:
         table = Table("criterion", "title", "weight", "computed", "counts")
         for each in criteria:
@@ -269,7 +274,9 @@ def _tell(
     table = Table("reviewed", "by", "what", "judged", "counts", "reason")
     for row in known:
         name = row["criterion_id"]
-        if row is not latest[name]:
+        if row["waits"] and row is latest[name]:
+            counts = "not yet: once the sink has stored it"
+        elif row is not counting.get(name):
             counts = "no: judged again since"
         elif row["withdrawn"]:
             counts = "no: what is computed does"
@@ -304,15 +311,53 @@ def _scored(rows: Sequence[Mapping[str, Any]]) -> str:
 # Small parts
 
 
-def _known(asks: Asks, tenant: str, call_id: str) -> list[dict[str, Any]]:
-    """Every review of the call, the newest first."""
-    return rows_of(
+def _known(
+    asks: Asks, tenant: str, call_id: str, waiting: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Every review of the call, stored and `waiting`, the newest first."""
+    stored = rows_of(
         asks,
-        "SELECT criterion_id, verdict, score, withdrawn, reviewed_by, reason,"
-        f" toUnixTimestamp64Milli(reviewed_at) AS at FROM reviews FINAL {_OF_CALL}"
-        " ORDER BY reviewed_at DESC, event_id DESC",
+        "SELECT event_id, criterion_id, verdict, score, withdrawn, reviewed_by, reason,"
+        " toUnixTimestamp64Milli(reviewed_at) AS at, false AS waits"
+        f" FROM reviews FINAL {_OF_CALL}",
         {"tenant": tenant, "call": call_id},
     )
+    ids = {row["event_id"] for row in stored}
+    known = [*stored, *(row for row in waiting if row["event_id"] not in ids)]
+    return sorted(known, key=lambda row: (int(row["at"]), row["event_id"]), reverse=True)
+
+
+def _waiting(parts: Parts, tenant: str, call_id: str) -> list[dict[str, Any]]:
+    """Reviews of the call that are on record and that the sink has not read, as `_known` has them.
+
+    One that the sink cannot read is passed over: it becomes a dead letter.
+    """
+    key = f"{tenant}/{call_id}".encode()
+    ends = parts.view.ends(REVIEWS)
+    mine = partition_for(key, len(ends))
+    read = parts.view.committed(parts.group("sink")).get(TopicPartition(REVIEWS, mine), 0)
+    start = {part: end for part, (_, end) in ends.items()} | {mine: max(read, ends[mine][0])}
+    found = []
+    for message in parts.view.scan(REVIEWS, start):
+        if message.key != key:
+            continue
+        with suppress(Invalid):
+            envelope = parts.codec.decode(message)
+            review: CallReviewed = envelope.event
+            found.append(
+                {
+                    "event_id": envelope.id,
+                    "criterion_id": review.criterion_id,
+                    "verdict": review.verdict.value,
+                    "score": review.score,
+                    "withdrawn": review.withdrawn,
+                    "reviewed_by": review.reviewed_by,
+                    "reason": review.reason,
+                    "at": round(review.reviewed_at.timestamp() * 1000),
+                    "waits": True,
+                }
+            )
+    return found
 
 
 def _latest(known: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

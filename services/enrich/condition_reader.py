@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,38 +38,7 @@ from services.enrich.conditions import (
 )
 from services.enrich.lexicon import spell_out
 from services.enrich.metrics import METRICS, OF_A_ROLE
-from services.runtime.yaml_file import Item
-
-
-def nearest(word: str, allowed: Collection[str]) -> str:
-    """What `word` may have been meant to be, as the begin of a mend; empty where nothing is."""
-    near = difflib.get_close_matches(word, sorted(allowed), 1)
-    return f"did you mean {near[0]}? " if near else ""
-
-
-def read_fields(
-    item: Item, required: Sequence[str], optional: Sequence[str] = ()
-) -> dict[str, Item]:
-    """As Item.fields; a key that is not known is told with the one it is like."""
-    allowed = [*required, *optional]
-    for name, each in item.entries().items():
-        if name not in allowed and (mend := nearest(name, allowed)):
-            raise each.error(f"is not known here; {mend}allowed are {', '.join(allowed)}")
-    return item.fields(required, optional)
-
-
-def read_choice(item: Item, allowed: Collection[str]) -> str:
-    """As Item.choice; a word that is not allowed is told with the one it is like."""
-    text = item.text()
-    if text not in allowed and (mend := nearest(text, allowed)):
-        raise item.error(f"{text!r} is not allowed; {mend}allowed are {', '.join(sorted(allowed))}")
-    return item.choice(allowed)
-
-
-def read_choices(item: Item, allowed: Collection[str]) -> frozenset[str]:
-    """As Item.choices, each as `read_choice`."""
-    return frozenset(read_choice(each, allowed) for each in item.items())
-
+from services.runtime.yaml_file import Item, nearest
 
 _WORDS = ("said", "topic", "emotion", "moment", "any")
 # What has a place in time there.
@@ -129,14 +97,14 @@ class Reader:
     ) -> tuple[Condition, ...]:
         # Of several ways it may go, each has one place: not that of a way through several.
         place = "not, after or before" if name == "any" and inner else inner
-        listed = read_fields(item, (name,), optional)[name]
+        listed = item.fields((name,), optional)[name]
         found = tuple(self.read(each, place) for each in listed.items())
         if not found:
             raise listed.error("is empty; write at least one condition")
         return found
 
     def _said(self, item: Item) -> Condition:
-        fields = read_fields(item, ("said",), _WHERE)
+        fields = item.fields(("said",), _WHERE)
         phrases = read_phrases(fields["said"])
         self.phrase_sets.append(phrases)
         shown = ", ".join(f"“{example(phrase)}”" for phrase in phrases[:3])
@@ -148,37 +116,37 @@ class Reader:
 
     def _found(self, item: Item, kind: FindingKind) -> Condition:
         name = kind.value.lower()
-        fields = read_fields(item, (name,), _WHERE)
-        return Found(kind, read_choices(fields[name], self.labels[kind]), _where(fields))
+        fields = item.fields((name,), _WHERE)
+        return Found(kind, fields[name].choices(self.labels[kind]), _where(fields))
 
     def _measured(self, item: Item) -> Condition:
-        fields = read_fields(item, ("metric",), ("role", "above", "below"))
+        fields = item.fields(("metric",), ("role", "above", "below"))
         edges = _edges(item, fields)
-        name = read_choice(fields["metric"], METRICS)
+        name = fields["metric"].choice(METRICS)
         if (name in OF_A_ROLE) != ("role" in fields):
             problem = "needs a 'role'" if name in OF_A_ROLE else "is of the call and has no 'role'"
             raise fields["metric"].error(f"{name!r} {problem}")
-        role = ROLES[read_choice(fields["role"], ROLES)] if "role" in fields else None
+        role = ROLES[fields["role"].choice(ROLES)] if "role" in fields else None
         return Measured(name, role, edges)
 
     def _feels(self, item: Item) -> Condition:
-        fields = read_fields(item, ("sentiment",), ("of", "at"))
+        fields = item.fields(("sentiment",), ("of", "at"))
         return Feels(
-            LABELS[read_choice(fields["sentiment"], LABELS)],
-            ROLES[read_choice(fields["of"], ROLES)] if "of" in fields else Role.CUSTOMER,
-            read_choice(fields["at"], ("whole", "start", "end")) if "at" in fields else "whole",
+            LABELS[fields["sentiment"].choice(LABELS)],
+            ROLES[fields["of"].choice(ROLES)] if "of" in fields else Role.CUSTOMER,
+            fields["at"].choice(("whole", "start", "end")) if "at" in fields else "whole",
         )
 
     def _happened(self, item: Item) -> Condition:
-        fields = read_fields(item, ("moment",), ("longer_than_ms", *_WHERE))
+        fields = item.fields(("moment",), ("longer_than_ms", *_WHERE))
         return Happened(
-            MOMENTS[read_choice(fields["moment"], MOMENTS)],
+            MOMENTS[fields["moment"].choice(MOMENTS)],
             fields["longer_than_ms"].integer(0, 10**9) if "longer_than_ms" in fields else 0,
             _where(fields),
         )
 
     def _of_call(self, item: Item) -> Condition:
-        listed = read_fields(item, ("call",))["call"]
+        listed = item.fields(("call",))["call"]
         found: list[Condition] = []
         for name, each in listed.entries().items():
             if name == "attributes":
@@ -199,10 +167,10 @@ class Reader:
         if not places:
             if "within_s" in item.entries():
                 raise item.error("'within_s' needs 'after' or 'before', of what it is counted from")
-            return Inverse(self.read(read_fields(item, ("not",), ("after", "before"))["not"]))
+            return Inverse(self.read(item.fields(("not",), ("after", "before"))["not"]))
         if len(places) == 2:
             raise item.error("has 'after' and 'before'; write two conditions under all")
-        fields = read_fields(item, ("not", places[0]), ("within_s",))
+        fields = item.fields(("not", places[0]), ("within_s",))
         return Missing(
             self.read(fields["not"], "not, after or before"),
             self.read(fields[places[0]], places[0]),
@@ -211,11 +179,11 @@ class Reader:
         )
 
     def _near(self, item: Item) -> Condition:
-        within_ms = _within_ms(read_fields(item, ("near", "within_s")))
+        within_ms = _within_ms(item.fields(("near", "within_s")))
         return Near(self._many(item, "near", ("within_s",), "near"), within_ms or 0)
 
     def _ordered(self, item: Item) -> Condition:
-        within_ms = _within_ms(read_fields(item, ("sequence",), ("within_s",)))
+        within_ms = _within_ms(item.fields(("sequence",), ("within_s",)))
         parts = self._many(item, "sequence", ("within_s",), "sequence")
         if len(parts) < 2:
             raise item.error("a sequence of one is none; write at least two conditions")
@@ -245,7 +213,7 @@ def _edges(item: Item, fields: Mapping[str, Item]) -> Edges:
 
 def _call_edges(item: Item) -> Edges:
     if isinstance(item.node, yaml.MappingNode):
-        return _edges(item, read_fields(item, (), ("above", "below")))
+        return _edges(item, item.fields((), ("above", "below")))
     return Edges(one_of=frozenset(each.number(-1e12, 1e12) for each in item.items()))
 
 
@@ -258,7 +226,7 @@ def _call_texts(name: str, item: Item) -> tuple[str, ...]:
     allowed_texts = CALL_TEXTS[name]
     if not allowed_texts:
         return tuple(map(folded, item.texts()))
-    return tuple(sorted(read_choices(item, allowed_texts)))
+    return tuple(sorted(item.choices(allowed_texts)))
 
 
 def read_call_facts(item: Item) -> dict[str, CallFact]:
@@ -299,7 +267,7 @@ def read_roles(fields: Mapping[str, Item], name: str) -> frozenset[Role]:
     """Roles named by the field, nobody where there is no such field; raises FileError."""
     if name not in fields:
         return frozenset()
-    return frozenset(ROLES[role] for role in read_choices(fields[name], ROLES))
+    return frozenset(ROLES[role] for role in fields[name].choices(ROLES))
 
 
 def _where(fields: Mapping[str, Item]) -> Where:
@@ -308,7 +276,7 @@ def _where(fields: Mapping[str, Item]) -> Where:
 
     return Where(
         read_roles(fields, "by"),
-        read_choice(fields["part"], PARTS) if "part" in fields else "anywhere",
+        fields["part"].choice(PARTS) if "part" in fields else "anywhere",
         ms("first_s"),
         ms("last_s"),
         fields["at_least"].integer(1, 10_000) if "at_least" in fields else 1,

@@ -20,10 +20,7 @@ from pathlib import Path
 from schemas.events import CallTranscribed, FindingKind, Role, Severity
 from services.enrich.condition_reader import (
     Reader,
-    nearest,
     read_call_facts,
-    read_choice,
-    read_fields,
     read_phrases,
     read_roles,
 )
@@ -31,7 +28,7 @@ from services.enrich.conditions import CallFact, Condition
 from services.enrich.lexicon import Class, Grammar, Negation, Scanner
 from services.enrich.pii import Policy, load_pii
 from services.enrich.transcript_file import TranscriptError, parse_transcript
-from services.runtime.yaml_file import FileError, Item, read_yaml
+from services.runtime.yaml_file import FileError, Item, nearest, read_yaml
 
 BUILT_IN = Path(__file__).with_name("rules")
 
@@ -164,7 +161,8 @@ def check_rules(*folders: Path) -> list[Problem]:
     with notes.noting():
         rules = _read(folders, notes)
     if rules is None or notes.errors:
-        return [_problem(text, folders) for text in dict.fromkeys(map(str, notes.errors))]
+        told = (text for error in notes.errors for text in error.mistakes)
+        return [_problem(text, folders) for text in dict.fromkeys(told)]
     found: list[Problem] = []
     for kind, name, examples, where in (
         *(
@@ -331,7 +329,7 @@ def _lexicons(items: Mapping[str, Item], notes: _Notes) -> tuple[list[Class], se
     grammar = Grammar()
     for name, item in items.items():
         with notes.noting():
-            fields = read_fields(item, ("version", "languages"), ("classes", "grammar", "about"))
+            fields = item.fields(("version", "languages"), ("classes", "grammar", "about"))
             languages.update(text.lower() for text in fields["languages"].texts())
             for each in fields["classes"].items() if "classes" in fields else ():
                 with notes.noting():
@@ -344,8 +342,8 @@ def _lexicons(items: Mapping[str, Item], notes: _Notes) -> tuple[list[Class], se
 
 
 def _class(item: Item, lexicon: str, version: str) -> Class:
-    fields = read_fields(item, ("id", "kind", "title", "phrases"), ("roles", "polarity", "negated"))
-    kind = _KINDS[read_choice(fields["kind"], _KINDS)]
+    fields = item.fields(("id", "kind", "title", "phrases"), ("roles", "polarity", "negated"))
+    kind = _KINDS[fields["kind"].choice(_KINDS)]
     if kind is FindingKind.EMOTION and "polarity" not in fields:
         raise item.error("lacks 'polarity', which an emotion needs: -1 to 1")
     negated = fields["negated"].text() if "negated" in fields else "nothing"
@@ -381,8 +379,8 @@ def _check_classes(classes: list[Class], items: Mapping[str, Item]) -> None:
 
 
 def _grammar(item: Item) -> Grammar:
-    fields = read_fields(
-        item, (), ("negations", "stronger", "weaker", "idioms", "stronger_factor", "weaker_factor")
+    fields = item.fields(
+        (), ("negations", "stronger", "weaker", "idioms", "stronger_factor", "weaker_factor")
     )
 
     def phrases(name: str, *, arrows: bool = False) -> tuple[str, ...]:
@@ -390,7 +388,7 @@ def _grammar(item: Item) -> Grammar:
 
     negations = []
     for each in fields["negations"].items() if "negations" in fields else ():
-        inner = read_fields(each, ("words", "through"))
+        inner = each.fields(("words", "through"))
         words = read_phrases(inner["words"], arrows=True)
         negations.append(Negation(words, read_phrases(inner["through"])))
     default = Grammar()
@@ -423,9 +421,9 @@ def _join(first: Grammar, second: Grammar) -> Grammar:
 def _examples(fields: Mapping[str, Item], *, of_criterion: bool = False) -> tuple[Example, ...]:
     found: list[Example] = []
     for each in fields["examples"].items() if "examples" in fields else ():
-        inner = read_fields(each, ("holds", "transcript"), ("title", "call"))
+        inner = each.fields(("holds", "transcript"), ("title", "call"))
         allowed = (*_TRUTH, "not_applicable") if of_criterion else tuple(_TRUTH)
-        holds = _TRUTH.get(read_choice(inner["holds"], allowed))
+        holds = _TRUTH.get(inner["holds"].choice(allowed))
         try:
             event = parse_transcript(inner["transcript"].text())
         except TranscriptError as error:
@@ -443,7 +441,7 @@ def _examples(fields: Mapping[str, Item], *, of_criterion: bool = False) -> tupl
 
 
 def _scorecard(item: Item, reader: Reader, version: str, notes: _Notes) -> Scorecard:
-    fields = read_fields(item, ("version", "id", "criteria"), ("about",))
+    fields = item.fields(("version", "id", "criteria"), ("about",))
     scorecard_id = _identifier(fields["id"])
     entries = fields["criteria"].items()
     if not entries:
@@ -462,8 +460,7 @@ def _scorecard(item: Item, reader: Reader, version: str, notes: _Notes) -> Score
 
 
 def _criterion(item: Item, reader: Reader) -> CriterionRule:
-    fields = read_fields(
-        item,
+    fields = item.fields(
         ("id", "title", "weight", "suggestion"),
         ("met_when", "question", "applies_when", "examples"),
     )
@@ -502,7 +499,7 @@ def _rules(
     notes: _Notes,
 ) -> None:
     """Adds the rules of a file to `found`; an id may stand once in all files."""
-    for each in read_fields(item, ("version", section), ("about",))[section].items():
+    for each in item.fields(("version", section), ("about",))[section].items():
         with notes.noting():
             rule = read(each, reader, version)
             if (name := rule.rule_id) in found:
@@ -511,16 +508,14 @@ def _rules(
 
 
 def _alert(item: Item, reader: Reader, version: str) -> Rule:
-    fields = read_fields(
-        item, ("id", "title", "severity", "when", "suggested_action"), ("examples",)
-    )
+    fields = item.fields(("id", "title", "severity", "when", "suggested_action"), ("examples",))
     return Rule(
         _identifier(fields["id"]),
         version,
         fields["title"].text(),
         reader.read(fields["when"]),
         "",
-        _SEVERITIES[read_choice(fields["severity"], _SEVERITIES)],
+        _SEVERITIES[fields["severity"].choice(_SEVERITIES)],
         0.0,
         fields["suggested_action"].text(),
         _examples(fields),
@@ -529,15 +524,15 @@ def _alert(item: Item, reader: Reader, version: str) -> Rule:
 
 
 def _rule(item: Item, reader: Reader, version: str) -> Rule:
-    fields = read_fields(
-        item, ("id", "title", "when"), ("tag", "alert", "score", "suggestion", "examples")
+    fields = item.fields(
+        ("id", "title", "when"), ("tag", "alert", "score", "suggestion", "examples")
     )
     if not {"tag", "alert", "score"} & set(fields):
         raise item.error("has no result; write at least one of tag, alert, score")
     points = fields["score"].number(-100, 100) if "score" in fields else 0.0
     if "score" in fields and not points:
         raise fields["score"].error("0 changes nothing; write -100 to 100, or leave it out")
-    severity = _SEVERITIES[read_choice(fields["alert"], _SEVERITIES)] if "alert" in fields else None
+    severity = _SEVERITIES[fields["alert"].choice(_SEVERITIES)] if "alert" in fields else None
     if severity is not None and "suggestion" not in fields:
         raise item.error("lacks 'suggestion', which an alert needs: what is to be done")
     return Rule(
@@ -555,17 +550,17 @@ def _rule(item: Item, reader: Reader, version: str) -> Rule:
 
 
 def _cues(item: Item, reader: Reader) -> tuple[Cue, ...]:
-    fields = read_fields(item, ("version", "cues"), ("about",))
+    fields = item.fields(("version", "cues"), ("about",))
     found: list[Cue] = []
     for each in fields["cues"].items():
-        inner = read_fields(each, ("name", "roles", "part", "phrases"))
+        inner = each.fields(("name", "roles", "part", "phrases"))
         reader.phrase_sets.append(read_phrases(inner["phrases"]))
         found.append(
             Cue(
                 _identifier(inner["name"]),
                 read_roles(inner, "roles"),
                 len(reader.phrase_sets) - 1,
-                read_choice(inner["part"], ("anywhere", "early", "late")),
+                inner["part"].choice(("anywhere", "early", "late")),
             )
         )
     return tuple(found)

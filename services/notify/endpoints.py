@@ -24,7 +24,7 @@ from services.notify.fields import problem_with_source
 from services.notify.settings import NotifySettings
 from services.runtime.addresses import forbidden
 from services.runtime.errors import Transient
-from services.runtime.yaml_file import Item, read_yaml
+from services.runtime.yaml_file import FileError, Item, read_yaml
 
 Kind = Literal["webhook", "apprise", "hubspot", "salesforce"]
 KINDS: tuple[Kind, ...] = ("webhook", "apprise", "hubspot", "salesforce")
@@ -129,25 +129,33 @@ class Endpoint:
 def load_endpoints(settings: NotifySettings) -> Sequence[Endpoint]:
     """The endpoints of `settings.endpoints_file`; none where no file is set.
 
-    Raises FileError, which tells file, line, key and what is allowed, and no secret.
+    Raises FileError, which tells file, line, key and what is allowed, of each endpoint that cannot
+    be used, and no secret.
     """
     path = settings.endpoints_file
     if path is None:
         return ()
     root = read_yaml(path, str(path)).fields(("endpoints",))
     found: dict[str, Endpoint] = {}
+    mistakes: list[str] = []
     for item in root["endpoints"].items():
-        made = _endpoint(item)
-        if made.name in found:
-            raise item.error(f"name {made.name!r} stands twice; each endpoint has its own")
-        found[made.name] = made
+        try:
+            made = _endpoint(item)
+            if made.name in found:
+                raise item.error(f"name {made.name!r} stands twice; each endpoint has its own")
+            found[made.name] = made
+        except FileError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise FileError(*mistakes)
     return tuple(found.values())
 
 
 def _endpoint(item: Item) -> Endpoint:
     kind = cast(Kind, _entry(item, "kind").choice(KINDS))
-    known = (*_FILTERS, *_PACE, *_KEYS[kind])
-    entries = item.fields(_REQUIRED if kind != "hubspot" else ("name", "kind"), (*known, "url"))
+    required = tuple(key for key in _REQUIRED if key != "url" or kind != "hubspot")
+    optional = (*_FILTERS, *_PACE, *_KEYS[kind], *(("url",) if kind == "hubspot" else ()))
+    entries = item.fields(required, optional)
     name = entries["name"]
     if not re.fullmatch(r"[a-z0-9-]{1,40}", name.text()):
         raise name.error(f"{name.text()!r} is no name: 1 to 40 of a-z, 0-9 and '-'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,8 @@ class Difference:
     numbers: dict[str, Pair] = field(default_factory=dict)
     texts: dict[str, Pair] = field(default_factory=dict)
     labels: dict[str, Labels] = field(default_factory=dict)
+    made_by: Pair = Pair(None, None)
+    """The engine and its model, or the rules. What made a result is no change of it."""
 
     @property
     def weight(self) -> float:
@@ -86,6 +88,10 @@ class Comparison:
             "calls without a shadow": self.only_now,
             "calls new in the shadow": self.only_shadow,
         }
+        makers = [each.made_by for each in compared if each.made_by != Pair(None, None)]
+        if makers:
+            total["made now by"] = _counted(pair.now for pair in makers)
+            total["made in the shadow by"] = _counted(pair.shadow for pair in makers)
         spoken = [each for each in compared if each.words_changed is not None]
         if spoken:
             before = sum(each.words.now or 0 for each in spoken)
@@ -104,11 +110,15 @@ class Comparison:
             changed = sum(each.texts[name].now != each.texts[name].shadow for each in compared)
             total[f"{name} changed in calls"] = changed
         for name in dict.fromkeys(name for each in compared for name in each.labels):
-            gained = Counter(label for each in compared for label in each.labels[name].gained)
-            lost = Counter(label for each in compared for label in each.labels[name].lost)
-            total[f"{name} gained"] = dict(gained.most_common())
-            total[f"{name} lost"] = dict(lost.most_common())
+            of_it = [each.labels[name] for each in compared]
+            total[f"{name} gained"] = _counted(label for it in of_it for label in it.gained)
+            total[f"{name} lost"] = _counted(label for it in of_it for label in it.lost)
         return total
+
+
+def _counted(names: Iterable[str | None]) -> dict[str, int]:
+    """How often each comes, the most frequent first."""
+    return dict(Counter("none" if name is None else name for name in names).most_common())
 
 
 def compare(plan: Plan, asks: Asks) -> Comparison:
@@ -191,11 +201,29 @@ def _transcripts(plan: Plan, calls: Sequence[str], asks: Asks) -> _Both:
 
 
 def _enrichments(plan: Plan, calls: Sequence[str], asks: Asks) -> _Both:
-    return _both(
+    both = _both(
         plan, calls, asks, "calls_enriched", "current_enriched",
         "rules_version, score, customer_sentiment, agent_sentiment, topics, emotions, alerts,"
         " summary",
     )  # fmt: skip
+    ids = sorted({row["event_id"] for sides in both.values() for row in sides.values()})
+    of_them = (
+        "FINAL WHERE tenant_id = {tenant:String} AND call_id IN {calls:Array(String)}"
+        " AND event_id IN {ids:Array(String)}"
+    )
+    queries = {
+        "tags": f"SELECT event_id, label AS found FROM findings {of_them} AND kind = 'RULE'",
+        "criteria": "SELECT event_id, concat(criterion_id, ': ',"
+        f" replaceAll(lower(verdict), '_', ' ')) AS found FROM criteria {of_them}",
+    }
+    for name, query in queries.items():
+        found: dict[str, set[str]] = {}
+        for row in _told(plan, calls, asks, query, ids=ids):
+            found.setdefault(row["event_id"], set()).add(row["found"])
+        for sides in both.values():
+            for row in sides.values():
+                row[name] = sorted(found.get(row["event_id"], ()))
+    return both
 
 
 def _recordings(plan: Plan, calls: Sequence[str], asks: Asks) -> _Both:
@@ -245,10 +273,19 @@ def _difference(
         number(found, "customer_sentiment", "customer sentiment")
         number(found, "agent_sentiment", "agent sentiment")
         label(found, "alerts", "alerts")
+        label(found, "tags", "tags")
+        label(found, "criteria", "criteria")
         label(found, "topics", "topics")
         label(found, "emotions", "emotions")
         text(found, "summary", "summary")
-    return Difference(call, changed, words, numbers, texts, labels)
+    made_by = Pair(*(_maker(said.get(side), found.get(side)) for side in ("now", "shadow")))
+    return Difference(call, changed, words, numbers, texts, labels, made_by)
+
+
+def _maker(said: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> str | None:
+    if said is not None:
+        return f"{said['engine']} {said['model']}".strip()
+    return None if found is None else f"rules {found['rules_version']}"
 
 
 def _spoken(said: Mapping[str, dict[str, Any]]) -> tuple[int, Pair]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -52,8 +53,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: list[Input]
 
 
+_ALL = "replays/"
+
+
 def _folder(tenant: str) -> str:
-    return f"replays/{key_part(tenant)}/"
+    return f"{_ALL}{key_part(tenant)}/"
 
 
 def _key(tenant: str, generation: int) -> str:
@@ -103,11 +107,23 @@ def read_plan(objects: Objects, tenant: str, generation: int) -> Plan:
     except MissingObject:
         known = generations(objects, tenant)[-3:]
         hint = f"; the latest: {', '.join(map(str, known))}" if known else "; it has none"
+        for other in _owners(objects, generation):
+            hint += f". Tenant {other!r} has one of that number: --tenant {other}"
         raise Refused(
             f"tenant {tenant!r} has no replay {generation}{hint}. See `callstream replay list`"
         ) from None
     except msgspec.DecodeError as error:
         raise Refused(f"{_key(tenant, generation)} is no plan of a replay: {error}") from error
+
+
+def _owners(objects: Objects, generation: int) -> list[str]:
+    """Tenants that have a replay of that number."""
+    found = []
+    for key in objects.keys(_ALL):
+        if key.endswith(f"/{generation}.json"):
+            with suppress(MissingObject, msgspec.DecodeError):
+                found.append(msgspec.json.decode(objects.get(key), type=Plan).tenant)
+    return sorted(found)
 
 
 def request_id(plan: Plan, each: Input) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,19 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class FileError(ValueError):
-    """A file cannot be used. Reads `file:line: key: what is wrong, and what is allowed`."""
+    """A file cannot be used. Each of `mistakes`, and each line, reads `file:line: key: what is
+    wrong, and what is allowed`.
+    """
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+def nearest(word: str, allowed: Collection[str]) -> str:
+    """What `word` may have been meant to be, as the begin of a mend; empty where nothing is."""
+    near = difflib.get_close_matches(word, sorted(allowed), 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +70,22 @@ class Item:
         return found
 
     def fields(self, required: Collection[str], optional: Collection[str] = ()) -> dict[str, Item]:
-        """As `entries`; raises FileError for keys not named, too, and required ones missing."""
+        """As `entries`; raises FileError for keys not named, too, and required ones missing: for
+        all of them at once.
+        """
         found = self.entries()
-        for name, item in found.items():
-            if name not in required and name not in optional:
-                allowed = ", ".join([*required, *optional])
-                raise item.error(f"is not known here; allowed are {allowed}")
-        for name in required:
-            if name not in found:
-                raise self.error(f"lacks {name!r}")
+        allowed = [*required, *optional]
+        wrong = [
+            item.error(
+                f"is not known here; {nearest(name, allowed)}allowed are {', '.join(allowed)}"
+            )
+            for name, item in found.items()
+            if name not in allowed
+        ]
+        if lacks := [repr(name) for name in required if name not in found]:
+            wrong.append(self.error(f"lacks {', '.join(lacks)}"))
+        if wrong:
+            raise FileError(*(text for each in wrong for text in each.mistakes))
         return found
 
     def items(self) -> list[Item]:
@@ -90,7 +110,10 @@ class Item:
     def choice(self, allowed: Collection[str]) -> str:
         """The text, which is one of `allowed`. Raises FileError where it is not."""
         if (found := self.text()) not in allowed:
-            raise self.error(f"{found!r} is not allowed; allowed are {', '.join(sorted(allowed))}")
+            raise self.error(
+                f"{found!r} is not allowed; {nearest(found, allowed)}allowed are "
+                f"{', '.join(sorted(allowed))}"
+            )
         return found
 
     def choices(self, allowed: Collection[str]) -> frozenset[str]:

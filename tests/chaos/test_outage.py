@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.s3, pytest.mark.clickhouse, pytest.
 @pytest.mark.parametrize("dependency", ["broker", "s3", "clickhouse"])
 def test_an_outage_loses_nothing_and_gives_nothing_up(dependency: str, tmp_path: Path) -> None:
     try:
-        told = outage(dependency, 20.0, seed(), timed=False, limit_s=300, folder=tmp_path)
+        told = outage(dependency, 20.0, seed(), timed=False, limit_s=900, folder=tmp_path)
     except ServerError as error:
         absent(error)
     print(f"{told}; memory {told.before_mb} before, at most {told.peaks_mb}")

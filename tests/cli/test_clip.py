@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from schemas.events import CallSegment, CallTranscribed, Masked, SegmentKind, StoredRecording
 from schemas.examples import EXAMPLES
 from services.cli.clip import LONGEST_S, clip, time_ms
-from services.cli.explain import moment_of
+from services.cli.evidence import moment_of
 from services.runtime.audio import decode
 from services.runtime.errors import Invalid
 from services.runtime.objects import DirectoryObjects

@@ -36,7 +36,8 @@ from schemas.events import (
 )
 from schemas.examples import EXAMPLES
 from services.assembly import project_root
-from services.cli.explain import Entry, Explanation, as_json, as_text, explain, moment_of
+from services.cli.evidence import Entry, moment_of
+from services.cli.explain import Explanation, as_json, as_text, explain
 from services.enrich.handler import enrich_call
 from services.enrich.metrics import METRICS
 from services.enrich.rules import load_rules

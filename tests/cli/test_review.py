@@ -301,3 +301,28 @@ def test_where_nobody_runs_the_sink_it_says_what_comes_next(settings: Settings) 
     with suite(settings):
         pass
     assert score_of("happy")["score"] == 77
+
+
+@pytest.mark.clickhouse
+def test_what_waits_for_the_sink_is_listed_and_can_be_withdrawn(settings: Settings) -> None:
+    hand_in(settings)
+    with suite(settings):
+        callstream("review", "happy", "--score", "50", "--reason", "stored")
+    callstream("review", "happy", "--score", "60", "--reason", "first")
+    callstream("review", "happy", "--score", "70", "--reason", "second")
+    callstream("review", "other", "--score", "10", "--reason", "of another call")
+    told = [
+        line for line in callstream("review", "happy", "--list").splitlines() if "whole" in line
+    ]
+    assert ["second" in line for line in told] == [True, False, False]
+    assert "not yet: once the" in told[0]
+    assert "no: judged again" in told[1]
+    assert "yes" in told[2]
+    assert "stored" in told[2]
+    callstream("review", "happy", "--withdraw")
+    with pytest.raises(Stop, match="those that do: none"):
+        callstream("review", "happy", "--withdraw")
+    with suite(settings):
+        assert score_of("happy")["score_reviewed"] is False
+        assert score_of("other")["score"] == 10
+        assert "once the sink" not in callstream("review", "happy", "--list")

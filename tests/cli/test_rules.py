@@ -96,7 +96,7 @@ def test_mistakes_of_tenants_are_told_too(own: Path, capsys: pytest.CaptureFixtu
     assert lines == [
         f"{own}/rules.yaml:3: warning: rule wants_money_back has no examples: "
         "lacks one that holds and one that does not",
-        f"{tenant}/alerts.yaml:2: alerts[0]: lacks 'title'",
+        f"{tenant}/alerts.yaml:2: alerts[0]: lacks 'title', 'severity', 'when', 'suggested_action'",
     ]
 
 

@@ -138,7 +138,8 @@ WRONG = [
     ({"name": "CRM"}, "name", "1 to 40"),
     ({"name": "a" * 41}, "name", "1 to 40"),
     ({"kind": "carrier-pigeon"}, "kind", "apprise, hubspot, salesforce, webhook"),
-    ({"urls": "x"}, "urls", "allowed are name, kind, url"),
+    ({"urls": "x"}, "urls", "did you mean url? allowed are name, kind, url, events"),
+    ({"min_severety": "LOW"}, "min_severety", "did you mean min_severity? "),
     ({"url": "https://"}, "url", "https://HOST/PATH"),
     ({"url": "ftp://crm.example.com"}, "url", "https://HOST/PATH"),
     ({"url": "https://crm.example.com/ä"}, "url", "ASCII"),
@@ -183,6 +184,17 @@ def test_a_mistake_is_told_with_line_and_mend(
     assert f"endpoints[1].{key}" in text
     assert told in text
     assert "hunter2" not in text
+
+
+def test_every_endpoint_that_cannot_be_used_is_told(file: Path) -> None:
+    with pytest.raises(FileError) as caught:
+        load(
+            file, {**WEBHOOK, "urls": "x", "rates": 3}, {**WEBHOOK, "name": "b"},
+            {**WEBHOOK, "name": "c", "rate": 0}, {**WEBHOOK, "name": "b"},
+        )  # fmt: skip
+    told = [text.split(": ")[1] for text in caught.value.mistakes]
+    assert told == ["endpoints[0].urls", "endpoints[0].rates", "endpoints[2].rate", "endpoints[3]"]
+    assert str(caught.value).splitlines() == list(caught.value.mistakes)
 
 
 @pytest.mark.parametrize("key", ["name", "kind", "url", "secret"])

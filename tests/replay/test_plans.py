@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from schemas.examples import EXAMPLES
 from schemas.topics import ENDED, REPLAY, TOPICS
 from services.replay.plans import Plan, generations, read_plan, store_plan
 from services.replay.progress import Follower
-from services.replay.selection import Selection, select
+from services.replay.selection import Refused, Selection, select
 from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Invalid
 from services.runtime.log import Message
@@ -60,6 +61,20 @@ def test_two_replays_of_the_same_moment_are_two(objects: DirectoryObjects, clock
     assert len(generations(objects, "acme")) == 3
     for plan in plans:
         assert read_plan(objects, "acme", plan.generation) == plan
+
+
+def test_a_replay_of_another_tenant_is_told_with_the_option_that_names_it(
+    objects: DirectoryObjects,
+) -> None:
+    generation = plan_of(objects).generation
+    objects.put(f"replays/broken/{generation}.json", b"{}")
+    objects.put(f"replays/other/{generation + 1}.json", b"{}")
+    told = (
+        f"'default' has no replay {generation}; it has none. Tenant 'acme' has one of that number: "
+        "--tenant acme. See"
+    )
+    with pytest.raises(Refused, match=re.escape(told)):
+        read_plan(objects, "default", generation)
 
 
 def test_a_generation_is_beyond_every_earlier_one(objects: DirectoryObjects) -> None:

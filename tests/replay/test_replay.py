@@ -21,7 +21,7 @@ from schemas.topics import ALERTS, DEAD_LETTER, REPLAY, TRANSCRIBED
 from services.assembly import project_root
 from services.dead_letters import settled, unsettled
 from services.loopback import Here
-from services.replay.comparison import compare
+from services.replay.comparison import Labels, compare
 from services.replay.decisions import check_decision, decide, decision
 from services.replay.plans import generations, read_plan
 from services.replay.progress import Follower, tally
@@ -273,6 +273,29 @@ def test_a_shadow_is_seen_by_nobody_until_it_is_promoted_and_then_by_all_at_once
     assert seen == {0, CALLS}, "readers see all of its calls or none"
 
 
+def test_a_rule_that_only_tags_and_a_verdict_are_differences_too(through: Through) -> None:
+    trial = through.folder / "trials" / "tagging"
+    trial.mkdir()
+    when = "{topic: live_topic}"
+    (trial / "rules.yaml").write_text(
+        f'version: "2.0"\nrules: [{{id: tagging, title: T, when: {when}, tag: found_it}}]\n'
+    )
+    criterion = f"{{id: made_up, title: T, weight: 1, met_when: {when}, suggestion: S}}"
+    (trial / "scorecard.yaml").write_text(f'version: "2.0"\nid: tried\ncriteria: [{criterion}]\n')
+    plan = replayed(through.parts, "enrich", options={"rules": "tagging"}, shadow=True)
+    drained(through.parts)
+    compared = compare(plan, Here(through.parts.warehouse))
+    assert compared.differences[0].labels["tags"] == Labels(["found_it"], [])
+    summed = compared.summed()
+    assert summed["calls changed"] == CALLS
+    assert summed["tags gained"] == {"found_it": CALLS}
+    assert summed["criteria gained"] == {"made_up: met": CALLS}
+    assert summed["criteria lost"]["greeting: not met"] == CALLS
+    (now,), (then,) = summed["made now by"], summed["made in the shadow by"]
+    assert now.startswith("rules 1.")
+    assert then.startswith("rules 2.0+")
+
+
 def test_a_shadow_of_transcribe_hides_what_follows_from_it_too(through: Through) -> None:
     parts = through.parts
     before = checksums(parts, processing=True)
@@ -284,7 +307,9 @@ def test_a_shadow_of_transcribe_hides_what_follows_from_it_too(through: Through)
         assert count(parts, made) == CALLS
     compared = compare(plan, Here(parts.warehouse))
     assert {each.texts["language"].shadow for each in compared.differences} == {"fr"}
-    assert compared.summed()["words changed"] == 0
+    summed = compared.summed()
+    assert summed["words changed"] == 0
+    assert summed["made in the shadow by"] == {"stub hash-of-audio": CALLS}
 
 
 def test_a_newer_amendment_goes_before_a_replay_of_what_it_amends(through: Through) -> None:

@@ -468,7 +468,7 @@ def test_a_version_is_of_what_is_said_not_of_how_it_is_written(tmp_path: Path) -
         ("", "default.yaml:1: is empty"),
         ("a: [", "is no YAML"),
         ("about: nothing", "says nothing; write terms, prompt or corrections"),
-        ("term: [x]", "default.yaml:1: term: is not known here; allowed are about, terms"),
+        ("term: [x]", "default.yaml:1: term: is not known here; did you mean terms? "),
         ("queues: [x]\nterms: [y]", "queues: is not known here"),
         ("terms: [x,\n  x]", "default.yaml:2: terms[1]: 'x' stands twice"),
         ("terms: [x, '']", "terms[1]: is no text"),
