@@ -18,7 +18,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from schemas.events import CallEnded, CallEnriched, CallTranscribed, Role
+from schemas.events import CallEnded, CallEnriched, CallTranscribed, Redaction, Role
 from services import dead_letters as dead
 from services.assembly import SERVICES, Parts
 from services.cli.archive import NoSuchCall, newest
@@ -28,7 +28,7 @@ from services.cli.console import Stop, err, log_to_file, out
 from services.cli.demo import demo as run_demo
 from services.cli.doctor import checks
 from services.cli.eval import eval_app
-from services.cli.evidence import moment_of
+from services.cli.evidence import moment_of, without_personal
 from services.cli.explain import as_json as explained_json
 from services.cli.explain import as_text as explained_text
 from services.cli.explain import explain as explanation
@@ -56,7 +56,7 @@ from services.runtime import headers as h
 from services.runtime.audio import Prober
 from services.runtime.errors import Failure, Invalid, NotYet, Transient
 from services.runtime.observe import configure_logs
-from services.runtime.stage import utc_now
+from services.runtime.stage import Envelope, utc_now
 from services.serve import AlreadyRunning, embedded, serve, switch_often, until_told
 from services.settings import PREFIX, Settings, WrongSetting, described, load
 
@@ -330,17 +330,25 @@ def show(
             "--explain", help="Each figure and finding, with the seconds of audio it rests on."
         ),
     ] = False,
+    masked: Annotated[
+        bool, typer.Option("--masked", help="What is personal in the transcript as [kind].")
+    ] = False,
 ) -> None:
     """One call: who said what and when, and what was found."""
+    if masked and format.value in ("json", "vcon"):
+        raise Stop(
+            f"--masked is of the transcript alone, and {format.value} holds the platform's own "
+            "data too: names and addresses as they came; take text, srt, vtt, tsv or rttm"
+        )
     if explain and format not in (TEXT, ShowFormat("json")):
         raise Stop(f"--explain is written as text or json, not as {format.value}")
     settings = load()
     parts = Parts(settings)
     with asking(settings) as asks:
         tenant, call_id = named_call(settings, asks, call)
-        transcript = _transcript(asks, parts, tenant, call_id)
-        enriched = newest(asks, parts.codec, tenant, call_id, CallEnriched)
-        if explain and enriched is None:
+        current = _transcript(asks, parts, tenant, call_id)
+        found = newest(asks, parts.codec, tenant, call_id, CallEnriched)
+        if explain and found is None:
             state = states(asks, tenant, [call_id])[call_id]
             raise Stop(f"{tenant}/{call_id} has no findings: {state.state} {state.reason}")
         known = {"tenant": tenant, "call": call_id}
@@ -351,12 +359,13 @@ def show(
             f" start_ms, end_ms, segment_ids FROM call_alerts {where}",
             known,
         )
-        current = rows_of(asks, f"SELECT event_id FROM current_transcribed {where}", known)
-        made_from = next((row["event_id"] for row in current), None)
         reviewed = reviews_of(asks, tenant, call_id)
+    transcript, enriched = current.event, None if found is None else found.event
+    if masked:
+        transcript = without_personal(transcript, _of(found, current))
     if explain and enriched is not None:
         explained = explanation(
-            transcript, enriched, raised, transcript_id=made_from,
+            transcript, enriched, raised, transcript_id=current.id,
             settings=settings.enrich, reviewed=reviewed,
         )  # fmt: skip
         sys.stdout.write(explained_text(explained) if format is TEXT else explained_json(explained))
@@ -365,6 +374,19 @@ def show(
         sys.stdout.write(text(transcript, enriched, by_rule, reviewed))
     else:
         sys.stdout.write(FORMATS[format.value](transcript, enriched))
+
+
+def _of(
+    enriched: Envelope[CallEnriched] | None, transcript: Envelope[CallTranscribed]
+) -> CallEnriched:
+    """What was found in that transcript. Raises Stop where nobody has looked at it."""
+    if enriched is None or enriched.event.transcript_id != transcript.id:
+        call = transcript.event
+        raise Stop(
+            f"{call.tenant_id}/{call.call_id}: enrich has not looked at the current transcript "
+            "yet, so nothing tells what is personal in it"
+        )
+    return enriched.event
 
 
 @app.command()
@@ -376,6 +398,9 @@ def clip(
     recording: Annotated[
         str | None, typer.Option(help="Which, where several hold it: its recording_id.")
     ] = None,
+    masked: Annotated[
+        bool, typer.Option("--masked", help="What is personal is silent too.")
+    ] = False,
 ) -> None:
     """The audio of a call from START to END as a WAV file; what was masked is silent."""
     start_ms, end_ms = time_ms(start), time_ms(end)
@@ -383,8 +408,12 @@ def clip(
     parts = Parts(settings)
     with asking(settings) as asks:
         tenant, call_id = named_call(settings, asks, call)
-        transcript = _transcript(asks, parts, tenant, call_id)
-    made = cut_clip(parts.objects, transcript, start_ms, end_ms, to, recording)
+        current = _transcript(asks, parts, tenant, call_id)
+        found = newest(asks, parts.codec, tenant, call_id, CallEnriched) if masked else None
+    personal: Sequence[Redaction] = ()
+    if masked:
+        personal = _of(found, current).redactions
+    made = cut_clip(parts.objects, current.event, start_ms, end_ms, to, recording, personal)
     channels = "1 channel" if made.channels == 1 else f"{made.channels} channels"
     out.print(
         f"{to}: {moment_of(made.start_ms)} to {moment_of(made.end_ms)} of {made.recording_id}, "
@@ -393,9 +422,11 @@ def clip(
     )
     for start_ms, end_ms in made.silenced:
         err.print(f"silent, for it was masked: {moment_of(start_ms)} to {moment_of(end_ms)}")
+    if personal:
+        err.print("what is personal is told by the times of words, which are rough: listen to it")
 
 
-def _transcript(asks: Asks, parts: Parts, tenant: str, call_id: str) -> CallTranscribed:
+def _transcript(asks: Asks, parts: Parts, tenant: str, call_id: str) -> Envelope[CallTranscribed]:
     """The current one. Raises Stop, saying how far the call is, where there is none."""
     transcript = newest(asks, parts.codec, tenant, call_id, CallTranscribed)
     if transcript is None:

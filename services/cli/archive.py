@@ -10,6 +10,7 @@ from schemas.topics import BY_RECORD
 from services.loopback import Asks
 from services.runtime.codec import Codec
 from services.runtime.log import Message
+from services.runtime.stage import Envelope
 
 E = TypeVar("E")
 
@@ -21,7 +22,9 @@ class NoSuchCall(Exception):
     """The warehouse knows no such call, or not that much of it."""
 
 
-def newest(asks: Asks, codec: Codec, tenant: str, call_id: str, record: type[E]) -> E | None:
+def newest(
+    asks: Asks, codec: Codec, tenant: str, call_id: str, record: type[E]
+) -> Envelope[E] | None:
     """The event of that kind that is current for the call; None when there is none yet.
 
     Raises NoSuchCall when the warehouse has never heard of the call, naming calls that it knows.
@@ -50,8 +53,7 @@ def newest(asks: Asks, codec: Codec, tenant: str, call_id: str, record: type[E])
         tuple(headers),
         int(row["at"]),
     )
-    event: E = codec.decode(message).event
-    return event
+    return codec.decode(message)
 
 
 def _known(asks: Asks, tenant: str, call_id: str) -> None:

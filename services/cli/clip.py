@@ -6,11 +6,12 @@ import hashlib
 import re
 import tempfile
 import wave
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
 
-from schemas.events import CallTranscribed, SegmentKind, StoredRecording
+from schemas.events import CallTranscribed, Redaction, SegmentKind, StoredRecording
 from services.cli.evidence import moment_of
 from services.enrich.metrics import Interval, merged
 from services.runtime.audio import blocks
@@ -19,6 +20,9 @@ from services.runtime.objects import MissingObject, Objects
 
 LONGEST_S = 600
 """Quotes take seconds; who needs a whole call copies the recording."""
+
+PERSONAL_MARGIN_MS = 150
+"""Times of words are told by a model, and rough."""
 
 _TIME = re.compile(r"(?:(?:(\d{1,3}):)?(\d{1,4}):)?(\d{1,6})(?:\.(\d{1,3})\d*)?")
 _FULL_SCALE = 32_768
@@ -54,11 +58,13 @@ def clip(
     end_ms: int,
     out: Path,
     recording_id: str | None = None,
+    personal: Iterable[Redaction] = (),
 ) -> Clip:
     """Write [start_ms, end_ms) of the call to `out`: 16-bit WAV, rate and channels as recorded.
 
-    What was not to be heard is silent: every stretch that the transcript was not made from, and
-    every secure pause. Blocks; decodes the recording up to `end_ms`, in little memory.
+    What was not to be heard is silent, on every channel: every stretch that the transcript was not
+    made from, every secure pause, and what is `personal` with PERSONAL_MARGIN_MS around it. Blocks;
+    decodes the recording up to `end_ms`, in little memory.
 
     Raises Invalid with reason `no_such_time`, `clip_too_long`, `no_audio_there`,
     `several_recordings`, `audio_gone` or `audio_changed`, Transient where the store does not
@@ -75,8 +81,10 @@ def clip(
     stored = _holding(call, start_ms, end_ms, recording_id)
     start_ms = max(start_ms, stored.start_offset_ms)
     end_ms = min(end_ms, stored.start_offset_ms + stored.duration_ms)
+    spoken = ((it.start_ms - PERSONAL_MARGIN_MS, it.end_ms + PERSONAL_MARGIN_MS) for it in personal)
     silent = merged(
-        (max(start, start_ms), min(end, end_ms)) for start, end in _not_to_be_heard(call)
+        (max(start, start_ms), min(end, end_ms))
+        for start, end in (*_not_to_be_heard(call), *spoken)
     )
     beside = out.with_name(f".{out.name}.part")
     with tempfile.TemporaryDirectory(prefix="clip-") as folder:

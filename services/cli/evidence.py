@@ -151,6 +151,36 @@ class Followed:
         return text
 
 
+def without_personal(transcript: CallTranscribed, enriched: CallEnriched) -> CallTranscribed:
+    """The transcript with the kind, as `[phone]`, in place of all that `enriched` calls personal.
+
+    Segments that hold any have no words and no corrections. `enriched` is made from `transcript`.
+    """
+    call = Followed(transcript, enriched, same=True)
+    held = {each.segment_id for each in enriched.redactions}
+    return replace(
+        transcript,
+        segments=[
+            replace(
+                segment,
+                text=call.shown(segment.text, [segment.segment_id]),
+                words=[],
+                word_start_ms=[],
+                word_end_ms=[],
+                word_confidence=[],
+                corrections=[],
+            )
+            if segment.segment_id in held
+            else segment
+            for segment in transcript.segments
+        ],
+        speakers=[
+            replace(speaker, role_reason=call.shown(speaker.role_reason))
+            for speaker in transcript.speakers
+        ],
+    )
+
+
 def _within(
     stored: StoredRecording, channel: int | None, start_ms: int, end_ms: int
 ) -> Audio | None:

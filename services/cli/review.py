@@ -75,7 +75,8 @@ def review(
     parts = Parts(settings)
     with asking(settings) as asks:
         tenant, call_id = named_call(settings, asks, call)
-        enriched = newest(asks, parts.codec, tenant, call_id, CallEnriched)
+        current = newest(asks, parts.codec, tenant, call_id, CallEnriched)
+        enriched = None if current is None else current.event
         # First what waits: what the sink stores between the two is in both, and told once.
         waiting = _waiting(parts, tenant, call_id)
         known = _known(asks, tenant, call_id, waiting)

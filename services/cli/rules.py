@@ -179,9 +179,9 @@ def _event(call: str, settings: Settings) -> CallTranscribed:
     try:
         with asking(settings) as asks:
             tenant, call_id = named_call(settings, asks, call)
-            event = newest(asks, parts.codec, tenant, call_id, CallTranscribed)
+            current = newest(asks, parts.codec, tenant, call_id, CallTranscribed)
     finally:
         parts.close()
-    if event is None:
+    if current is None:
         raise Stop(f"{tenant}/{call_id} has no transcript yet; `callstream calls` has its state")
-    return event
+    return current.event

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from schemas.events import CallEnriched, CallTranscribed, Segment
+from services.cli.console import Stop
+from services.notify.payloads import vcon
 
 
 class Reviewed(NamedTuple):
@@ -177,6 +179,13 @@ def rttm(call: CallTranscribed, enriched: CallEnriched | None = None) -> str:
     )
 
 
+def as_vcon(call: CallTranscribed, enriched: CallEnriched | None) -> str:
+    """The call as an unsigned vCon, with its transcript; without audio. Raises Stop."""
+    if enriched is None:
+        raise Stop(f"{call.tenant_id}/{call.call_id} has no findings yet: a vCon tells them too")
+    return json.dumps(vcon(enriched, vtt(call)), ensure_ascii=False, indent=1) + "\n"
+
+
 FORMATS: Mapping[str, Callable[[CallTranscribed, CallEnriched | None], str]] = {
     "text": text,
     "json": as_json,
@@ -184,6 +193,7 @@ FORMATS: Mapping[str, Callable[[CallTranscribed, CallEnriched | None], str]] = {
     "vtt": vtt,
     "tsv": tsv,
     "rttm": rttm,
+    "vcon": as_vcon,
 }
 
 

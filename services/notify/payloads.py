@@ -106,10 +106,27 @@ def vcon_body(event: CallEnriched, most_bytes: int) -> Body:
     It has the same `uuid` whenever it is made of the call; `updated_at` tells which is newer. The
     audio and the transcript are not in it. Raises Invalid (`payload_too_large`).
     """
+    content = msgspec.json.encode(vcon(event))
+    if len(content) > most_bytes:
+        raise Invalid(
+            "payload_too_large", f"a vCon of {len(content)} bytes; notify.max_bytes is {most_bytes}"
+        )
+    return Body("application/vcon+json", content)
+
+
+def vcon(event: CallEnriched, transcript_vtt: str = "") -> dict[str, Any]:
+    """The vCon of `vcon_body`, with the transcript as WebVTT where there is one."""
     call = event.call
     parties = [_party(person) for person in call.participants] or [{}]
     dialogs = _dialogs(call, len(parties))
-    made: dict[str, Any] = {
+    analysis = _analysis(event, list(range(len(dialogs))))
+    if transcript_vtt:
+        analysis.append(
+            {"type": "transcript", "dialog": analysis[0]["dialog"], "vendor": "callstream",
+             "product": "transcribe", "mediatype": "text/vtt", "encoding": "none",
+             "body": transcript_vtt}
+        )  # fmt: skip
+    return {
         "vcon": _SYNTAX,
         "uuid": str(vcon_uuid(event.tenant_id, event.call_id, call.started_at)),
         "created_at": iso(call.ended_at),
@@ -117,14 +134,8 @@ def vcon_body(event: CallEnriched, most_bytes: int) -> Body:
         "subject": title(event),
         "parties": parties,
         "dialog": dialogs,
-        "analysis": _analysis(event, list(range(len(dialogs)))),
+        "analysis": analysis,
     }
-    content = msgspec.json.encode(made)
-    if len(content) > most_bytes:
-        raise Invalid(
-            "payload_too_large", f"a vCon of {len(content)} bytes; notify.max_bytes is {most_bytes}"
-        )
-    return Body("application/vcon+json", content)
 
 
 def vcon_uuid(tenant_id: str, call_id: str, started_at: datetime) -> uuid.UUID:

@@ -15,9 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from schemas.events import CallSegment, CallTranscribed, Masked, SegmentKind, StoredRecording
+from schemas.events import (
+    CallSegment,
+    CallTranscribed,
+    Masked,
+    PiiKind,
+    Redaction,
+    SegmentKind,
+    StoredRecording,
+)
 from schemas.examples import EXAMPLES
-from services.cli.clip import LONGEST_S, clip, time_ms
+from services.cli.clip import LONGEST_S, PERSONAL_MARGIN_MS, clip, time_ms
 from services.cli.evidence import moment_of
 from services.runtime.audio import decode
 from services.runtime.errors import Invalid
@@ -102,7 +110,17 @@ def test_a_clip_holds_the_recorded_samples_and_silence_for_what_was_masked(
     kinds = st.sampled_from((SegmentKind.SECURE_PAUSE, SegmentKind.HOLD))
     masks = [Masked(kind=data.draw(kinds), start_ms=at, end_ms=at + lasts) for at, lasts in spans]
     out = folder / "one.wav"
-    made = clip(objects, transcript(speech, masked=masks), start, end, out)
+    # The same silence, whoever asks for it: each a mask or something personal.
+    inside = data.draw(st.lists(st.booleans(), min_size=len(masks), max_size=len(masks)))
+    personal = [
+        Redaction(
+            segment_id=0, kind=PiiKind.NAME, start=0, end=1,
+            start_ms=mask.start_ms + PERSONAL_MARGIN_MS, end_ms=mask.end_ms - PERSONAL_MARGIN_MS,
+        )
+        for mask, it in zip(masks, inside, strict=True) if it
+    ]  # fmt: skip
+    others = [mask for mask, it in zip(masks, inside, strict=True) if not it]
+    made = clip(objects, transcript(speech, masked=others), start, end, out, personal=personal)
     wanted = SPEECH.copy()
     for mask in masks:
         edges = (max(mask.start_ms, start), min(mask.end_ms, end))
@@ -257,6 +275,15 @@ def test_what_a_call_rests_on_is_explained_and_can_be_heard(tmp_path: Path) -> N
     source[8_000:24_000] = 0
     assert source.any()
     np.testing.assert_array_equal(cut, source)
+
+    assert "--masked is of the transcript alone" in command(
+        "show", "x", "--masked", "--format", "vcon", status=1
+    )
+    assert command("show", "x", "--masked", "--format", "tsv").startswith("start\tend\t")
+    assert json.loads(command("show", "x", "--format", "vcon"))["vcon"] == "0.4.0"
+    again = tmp_path / "masked.wav"
+    command("clip", "x", "00:07.500", "9.25", "--masked", "--out", str(again))
+    assert again.read_bytes() == out.read_bytes(), "nothing personal is said there"
 
     assert "not as srt" in command("show", "x", "--explain", "--format", "srt", status=1)
     (command.data / "objects" / heard["object_key"]).unlink()

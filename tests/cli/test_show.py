@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from schemas.events import CallEnriched, CallTranscribed
+from schemas.events import CallEnriched, CallTranscribed, Correction, PiiKind, Redaction, Speaker
 from schemas.examples import EXAMPLES
 from services.cli import show
+from services.cli.console import Stop
 from services.cli.demo import _not_heard
+from services.cli.evidence import without_personal
 
+ENRICHED: CallEnriched = EXAMPLES["CallEnriched"]["happy"]
 TRANSCRIPTS: dict[str, CallTranscribed] = dict(EXAMPLES["CallTranscribed"])
 
 
@@ -19,7 +23,7 @@ TRANSCRIPTS: dict[str, CallTranscribed] = dict(EXAMPLES["CallTranscribed"])
 @pytest.mark.parametrize("format", show.FORMATS)
 def test_every_format_writes_every_segment_once(format: str, name: str) -> None:
     call = TRANSCRIPTS[name]
-    written = show.FORMATS[format](call, None)
+    written = show.FORMATS[format](call, ENRICHED if format == "vcon" else None)
     marks = {
         "text": r"^\d[\d:]*  +\S+: ",
         "json": r"^ +\"segment_id\": \d+,\n +\"recording_id\"",
@@ -28,18 +32,55 @@ def test_every_format_writes_every_segment_once(format: str, name: str) -> None:
         "tsv": r"^-?\d+\t\d+\t",
         "rttm": r"^SPEAKER ",
     }
+    if format == "vcon":
+        analysis = {each["type"]: each["body"] for each in json.loads(written)["analysis"]}
+        assert analysis["transcript"] == show.vtt(call)
+        assert set(analysis) == {"summary", "sentiment", "report", "transcript"}
+        return
     assert len(re.findall(marks[format], written, re.MULTILINE)) == len(call.segments)
 
 
+def test_a_vcon_is_made_of_what_was_found() -> None:
+    with pytest.raises(Stop, match="acme/happy has no findings yet"):
+        show.as_vcon(TRANSCRIPTS["happy"], None)
+
+
+def test_what_is_personal_is_in_no_format_of_a_masked_transcript() -> None:
+    happy = TRANSCRIPTS["happy"]
+    secrets = ["Ann Archer", "13800138000"]
+    text = "I am Ann Archer, call 13800138000 please."
+    said = replace(happy.segments[1], text=text, words=text.split(), corrections=[
+        Correction(word=2, heard="an", corrected="Ann")])  # fmt: skip
+    personal = [
+        Redaction(
+            segment_id=said.segment_id, kind=kind, start=text.index(secret),
+            end=text.index(secret) + len(secret), start_ms=0, end_ms=1,
+        )
+        for kind, secret in zip((PiiKind.NAME, PiiKind.PHONE), secrets, strict=True)
+    ]  # fmt: skip
+    told_by = Speaker(
+        name=said.speaker, role=said.role, speech_ms=1, role_reason="says “I am Ann Archer”"
+    )
+    segments = [happy.segments[0], said, *happy.segments[2:]]
+    call = replace(happy, segments=segments, speakers=[told_by])
+    masked = without_personal(call, replace(ENRICHED, redactions=personal))
+    for format in ("text", "json", "srt", "vtt", "tsv", "rttm"):
+        for secret in (*secrets, "Archer,"):
+            assert (secret in show.FORMATS[format](call, None)) is (format != "rttm")
+            assert secret not in show.FORMATS[format](masked, None), format
+    assert masked.segments[1].text == "I am [name], call [phone] please."
+    assert masked.segments[0] == call.segments[0]
+    assert "I am [name]" in masked.speakers[0].role_reason
+
+
 def test_text_shows_findings_score_and_alerts() -> None:
-    enriched: CallEnriched = EXAMPLES["CallEnriched"]["happy"]
-    written = show.text(TRANSCRIPTS["happy"], enriched)
+    written = show.text(TRANSCRIPTS["happy"], ENRICHED)
     assert "topic refund (customer): “refund”" in written
     assert "score 75 of 100" in written
     assert "alert: angry_refund\n" in written
     row = {"severity": "HIGH", "title": "Wants it back", "suggested_action": "Call back."}
     assert "alert: angry_refund (high): Wants it back\n  to do: Call back.\n" in show.text(
-        TRANSCRIPTS["happy"], enriched, {"angry_refund": row}
+        TRANSCRIPTS["happy"], ENRICHED, {"angry_refund": row}
     )
 
 
