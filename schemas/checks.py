@@ -13,6 +13,8 @@ LONGEST_ID = 256
 # Ten days: no call lasts longer, and sums of such durations stay far from overflow.
 LONGEST_MS = 864_000_000
 EARLIEST_YEAR, LATEST_YEAR = 1980, 2200
+# What 16 bits can hold lies far within.
+QUIETEST_DBFS, LOUDEST_DBFS = -200.0, 20.0
 STAGES = ("ingest", "transcribe", "enrich", "sink")
 
 
@@ -224,6 +226,9 @@ def _call_transcribed(event: e.CallTranscribed) -> str | None:
             return f"segments[{number}]: a word_confidence lies outside 0 to 1"
         if problem := _share(f"segments[{number}].confidence", segment.confidence):
             return problem
+        loudness = segment.loudness_dbfs
+        if loudness is not None and not QUIETEST_DBFS <= loudness <= LOUDEST_DBFS:
+            return f"segments[{number}]: loudness_dbfs is {loudness}"
         for correction in segment.corrections:
             if not 0 <= correction.word < count:
                 return f"segments[{number}]: a correction of word {correction.word} of {count}"

@@ -483,6 +483,10 @@ class Segment:
     """
     Words that the vocabulary put in place of what the engine heard.
     """
+    loudness_dbfs: float | None = None
+    """
+    Mean power of its channel in dB below full scale, which is 0; compares within a channel alone. Null where it was not measured, and of digital silence.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

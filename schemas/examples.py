@@ -359,9 +359,10 @@ def _diarized(recorded: e.CallRecorded) -> e.CallTranscribed:
     return _transcribed(
         recorded,
         segments=[
-            replace(first, emotion=e.VoiceEmotion.NEUTRAL, corrections=[
+            replace(first, emotion=e.VoiceEmotion.NEUTRAL, loudness_dbfs=-26.5, corrections=[
                 e.Correction(word=0, heard="Thank", corrected=first.words[0])]),
-            replace(second, emotion=e.VoiceEmotion.ANGRY, sounds=[e.Sound.BREATH], overlapped=True),
+            replace(second, emotion=e.VoiceEmotion.ANGRY, sounds=[e.Sound.BREATH], overlapped=True,
+                    loudness_dbfs=-18.25),
             *others,
         ],
         channels=[e.ChannelHeard(recording_id="diarized-r1", channel=0, role=e.Role.UNKNOWN,

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby, pairwise
+from math import log10
+from operator import mul
 from typing import NamedTuple
 
 from schemas.events import (
@@ -268,6 +270,33 @@ class Figures:
         places = [self._call.whole(it, f"{count} {what}") for it, count in counted]
         return _divided(units * 60_000, ms, how, places)
 
+    def _loudness(self, metric: Metric) -> Sum:
+        loud = [it for it in self._of(metric.role) if it.loudness_dbfs is not None]
+        first = self._people[0].start_ms if loud else 0
+        span = max((s.end_ms for s in self._people), default=0) - first
+        quarters: dict[int, list[Segment]] = defaultdict(list)
+        for part in loud:
+            middle = (part.start_ms + part.end_ms) / 2 - first
+            quarters[min(int(middle * 4 // span), 3) + 1].append(part)
+        if metric.name == "loudness_change_db":
+            told = [self._power(quarters[number]) for number in sorted(quarters)]
+            if len(told) < 2:
+                return Sum("its voice was measured in one quarter at most", None, [])
+            how = f"first of its quarters {figure(told[0])} dBFS, last {figure(told[-1])} dBFS"
+            return Sum(how, told[-1] - told[0], [])
+        wanted = _QUARTER.fullmatch(metric.name)
+        own = loud if wanted is None else quarters[int(wanted[1])]
+        if not own:
+            return Sum("no loudness of it is in the transcript", None, [])
+        places = [self._call.whole(it, f"{figure(it.loudness_dbfs or 0.0)} dBFS") for it in own]
+        how = f"mean power of {count_of(len(own), 'segment')}, by duration"
+        return Sum(how, self._power(own), places)
+
+    def _power(self, parts: Sequence[Segment]) -> float:
+        weights = [part.end_ms - part.start_ms for part in parts]
+        powers = [10 ** ((part.loudness_dbfs or 0.0) / 10) for part in parts]
+        return 10 * log10(sum(map(mul, powers, weights)) / sum(weights))
+
     def _interruptions(self, metric: Metric) -> Sum:
         own = [it for it in self._overlaps if it.interrupts and it.second.role is metric.role]
         places = [
@@ -413,6 +442,7 @@ def _in_order(segment: Segment) -> tuple[int, int, str, int]:
     return segment.start_ms, segment.end_ms, segment.speaker, segment.segment_id
 
 
+_QUARTER = re.compile(r"loudness_q([1-4])_dbfs")
 _SENTIMENT = re.compile(f"([a-z]+)_({'|'.join(sorted(SENTIMENT_METRICS, key=len, reverse=True))})")
 # Of moments and other metrics: they take no transcript.
 _OF_THE_EVENT = frozenset(
@@ -430,6 +460,12 @@ _WORK: Mapping[str, Callable[[Figures, Metric], Sum]] = {
     "interruption_ms": Figures._interruptions,
     "words_per_minute": Figures._pace,
     "characters_per_minute": Figures._pace,
+    "loudness_dbfs": Figures._loudness,
+    "loudness_q1_dbfs": Figures._loudness,
+    "loudness_q2_dbfs": Figures._loudness,
+    "loudness_q3_dbfs": Figures._loudness,
+    "loudness_q4_dbfs": Figures._loudness,
+    "loudness_change_db": Figures._loudness,
     "response_mean_ms": Figures._response,
     "response_max_ms": Figures._response,
     "first_response_ms": Figures._response,

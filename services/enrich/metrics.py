@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import log10
 
 from schemas.events import (
     CallSegment,
@@ -64,6 +65,12 @@ METRICS = {
     "interruption_ms": "spoken into the other in these, per role",
     "words_per_minute": "over the time a role spoke",
     "characters_per_minute": "Han characters over the time a role spoke",
+    "loudness_dbfs": "mean power of the voice, 0 is full scale, per role",
+    "loudness_q1_dbfs": "the same in the first quarter of the conversation, per role",
+    "loudness_q2_dbfs": "in the second quarter, per role",
+    "loudness_q3_dbfs": "in the third quarter, per role",
+    "loudness_q4_dbfs": "in the last quarter, per role",
+    "loudness_change_db": "last of these quarters less the first, per role",
     "response_mean_ms": "from the last word of anybody to this role's answer, per role",
     "response_max_ms": "the slowest of these, per role",
     "first_response_ms": "the first of these, per role",
@@ -88,6 +95,12 @@ OF_A_ROLE = frozenset(
         "interruption_ms",
         "words_per_minute",
         "characters_per_minute",
+        "loudness_dbfs",
+        "loudness_q1_dbfs",
+        "loudness_q2_dbfs",
+        "loudness_q3_dbfs",
+        "loudness_q4_dbfs",
+        "loudness_change_db",
         "response_mean_ms",
         "response_max_ms",
         "first_response_ms",
@@ -184,7 +197,8 @@ def converse(
     people = [segment for segment in spoken if segment.role not in MACHINES]
     if not people:
         return Conversation([], [], every_turn)
-    span_ms = length(unmasked(people[0].start_ms, max(s.end_ms for s in people), masks))
+    first, last = people[0].start_ms, max(s.end_ms for s in people)
+    span_ms = length(unmasked(first, last, masks))
     by_role: dict[Role, list[Segment]] = defaultdict(list)
     for segment in people:
         by_role[segment.role].append(segment)
@@ -211,6 +225,8 @@ def converse(
         measured("interruption_count", len(into), role)
         measured("interruption_ms", sum(into), role)
         for name, value in _pace(by_role[role], said).items():
+            measured(name, value, role)
+        for name, value in _loudness(by_role[role], first, last).items():
             measured(name, value, role)
         if waits := [wait for turn, wait, _ in responses if turn.role is role]:
             measured("response_mean_ms", sum(waits) / len(waits), role)
@@ -429,6 +445,41 @@ def _longest(segments: Sequence[Segment], masks: Sequence[Interval], pause_ms: i
         until = max(until, segment.end_ms)
         longest = max(longest, until - start)
     return longest
+
+
+def quarter_of(start_ms: int, end_ms: int, first_ms: int, last_ms: int) -> int:
+    """1 to 4: in which quarter of first to last the middle of start to end lies."""
+    twice = start_ms + end_ms - 2 * first_ms
+    return min(max(twice * 2 // max(last_ms - first_ms, 1), 0), 3) + 1
+
+
+def mean_dbfs(segments: Iterable[Segment]) -> float | None:
+    """Their loudness together, by duration and as power; None where none was measured."""
+    energy, ms = 0.0, 0
+    for segment in segments:
+        if segment.loudness_dbfs is not None:
+            energy += 10 ** (segment.loudness_dbfs / 10) * (segment.end_ms - segment.start_ms)
+            ms += segment.end_ms - segment.start_ms
+    return 10 * log10(energy / ms) if ms else None
+
+
+def _loudness(segments: Sequence[Segment], first_ms: int, last_ms: int) -> Mapping[str, float]:
+    """Of the whole and of each quarter, as far as they were measured, and how it changed."""
+    by_quarter: dict[int, list[Segment]] = defaultdict(list)
+    for each in segments:
+        by_quarter[quarter_of(each.start_ms, each.end_ms, first_ms, last_ms)].append(each)
+    course = {
+        number: level
+        for number, own in sorted(by_quarter.items())
+        if (level := mean_dbfs(own)) is not None
+    }
+    whole = mean_dbfs(segments)
+    found = {} if whole is None else {"loudness_dbfs": whole}
+    found |= {f"loudness_q{number}_dbfs": level for number, level in course.items()}
+    if len(course) > 1:
+        first, *_, last = course.values()
+        found["loudness_change_db"] = last - first
+    return found
 
 
 def _pace(segments: Sequence[Segment], said: Mapping[int, tuple[int, int]]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from schemas.events import (
 )
 from services.enrich.findings import ENGINE, NOT_HUMAN
 from services.enrich.lexicon import Match
-from services.enrich.metrics import NOT_HEARD
+from services.enrich.metrics import NOT_HEARD, quarter_of
 
 # A single thanks (0.2) is politeness, a mild word (0.35 and more) is not.
 SEGMENT_EDGE = 0.25
@@ -224,11 +224,11 @@ def course(segments: Sequence[Segment], found: Sequence[SegmentSentiment]) -> li
     if not known:
         return []
     first = min(times[each.segment_id][0] for each in known)
-    span = max(max(times[each.segment_id][1] for each in known) - first, 1)
+    last = max(times[each.segment_id][1] for each in known)
     parts: dict[tuple[int, Role], list[tuple[float, int]]] = defaultdict(list)
     for each in known:
         start, end = times[each.segment_id]
-        quarter = min(max((start + end - 2 * first) * 2 // span, 0), 3) + 1
+        quarter = quarter_of(start, end, first, last)
         parts[quarter, each.role].append((each.score, end - start))
     return [
         CoursePoint(quarter=quarter, role=role, label=label(score), score=score)

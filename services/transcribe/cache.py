@@ -31,6 +31,9 @@ class ChannelResult:
     """Who speaks when, where the voices were to be parted and could be."""
     undivided: str = ""
     """Why they could not be."""
+    loudness: bytes = b""
+    """As loudness.course gives it; empty of a channel that repeats another or on which nobody
+    speaks, and of what an earlier version kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

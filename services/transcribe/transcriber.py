@@ -23,7 +23,7 @@ from services.runtime.errors import Invalid, Transient
 from services.runtime.libraries import first_line
 from services.runtime.objects import MissingObject, Objects
 from services.runtime.observe import logger
-from services.transcribe import cache
+from services.transcribe import cache, loudness
 from services.transcribe.cache import ChannelResult, Question, RecordingResult
 from services.transcribe.channels import (
     alone_on,
@@ -262,7 +262,13 @@ class Transcriber:
                     expected = parties if only is None else None
                     turns, undivided = _parted(diarizer, samples, voiced, expected, asked.replay)
             channels.append(
-                ChannelResult(voiced=voiced, heard=heard, turns=turns, undivided=undivided)
+                ChannelResult(
+                    voiced=voiced,
+                    heard=heard,
+                    turns=turns,
+                    undivided=undivided,
+                    loudness=loudness.course(samples) if voiced else b"",
+                )
             )
         samples_each = audio[0].size if audio else 0
         return RecordingResult(duration_ms=samples_each * 1000 // RATE_HZ, channels=tuple(channels))

@@ -22,6 +22,7 @@ from schemas.events import (
     StoredRecording,
     VocabularyUsed,
 )
+from services.transcribe import loudness
 from services.transcribe.cache import ChannelResult, RecordingResult
 from services.transcribe.channels import Speakers, only_voiced, speakers
 from services.transcribe.diarizer import Parting, Said, attribute
@@ -62,6 +63,8 @@ class _Voice:
     """Where a voice is heard on the channel; ms on the call's timeline."""
     name: str
     role: Role
+    loudness: bytes
+    """Of the channel, as loudness.course gives it."""
     said: list[Said] = field(default_factory=list)
     role_confidence: float | None = None
     role_reason: str = ""
@@ -204,13 +207,15 @@ def _voices(
     if not who.shared or channel.turns is None:
         # Voices of whom nothing is known are numbered over all recordings of the call.
         name = "" if who.shared else who.names[number]
-        voice = _Voice(recording, number, voiced, name, who.roles[number])
+        voice = _Voice(recording, number, voiced, name, who.roles[number], channel.loudness)
         voice.said = [Said(0, segment, False) for segment in found]
         return [voice]
     voices: dict[int, _Voice] = {}
     for said in attribute(found, channel.turns):
         if said.speaker not in voices:
-            voices[said.speaker] = _Voice(recording, number, voiced, "", Role.UNKNOWN)
+            voices[said.speaker] = _Voice(
+                recording, number, voiced, "", Role.UNKNOWN, channel.loudness
+            )
         voices[said.speaker].said.append(said)
     return list(voices.values())
 
@@ -297,6 +302,7 @@ def _segment(
         emotion=found.emotion,
         sounds=list(found.sounds),
         corrections=list(corrected.corrections),
+        loudness_dbfs=loudness.over(voice.loudness, local),
     )
 
 

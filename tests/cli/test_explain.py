@@ -239,6 +239,7 @@ def conversations(draw: st.DrawFn) -> CallTranscribed:
                 channel=draw(st.integers(0, 1)),
                 flags=draw(st.sampled_from([[]] * 6 + [[flag] for flag in Flag])),
                 emotion=draw(st.sampled_from([*VoiceEmotion] + [VoiceEmotion.UNKNOWN] * 6)),
+                loudness_dbfs=draw(st.none() | st.integers(-90, 0).map(float)),
             )
         )
         at = max(0, at + lasts + draw(st.integers(-25, 40)) * 100)
@@ -295,7 +296,9 @@ def _conversation() -> CallTranscribed:
 
 
 def test_a_figure_that_is_wrong_is_seen_to_be() -> None:
-    event = _conversation()
+    said = [*_conversation().segments, segment("c", 4_300, 4_800, "hello", 4)]
+    said.append(segment("c", 7_000, 7_500, "hello", 5))
+    event = call(*(replace(it, loudness_dbfs=-20.0 - it.segment_id) for it in said))
     enriched = enriched_of(event, EnrichSettings())
     right = explain(event, enriched)
     names = {entry.name for entry in right.groups["metrics"]}

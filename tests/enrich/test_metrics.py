@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from math import log10
 from pathlib import Path
 from random import Random
 
@@ -292,8 +293,43 @@ def test_nothing_heard_measures_nothing() -> None:
     assert measure([segment("a", 1000, 1000)]) == {}
 
 
+def loud(segments: list[Segment], *levels: float | None) -> list[Segment]:
+    return [
+        replace(each, loudness_dbfs=level) for each, level in zip(segments, levels, strict=True)
+    ]
+
+
+def test_loudness_is_mean_power_by_duration_of_the_call_and_of_each_quarter() -> None:
+    segments = timeline(
+        ("c", 0, 1000),
+        ("c", 1000, 4000),
+        ("a", 4000, 5000),
+        ("c", 30_000, 31_000),
+        ("c", 39_000, 40_000),
+    )
+    found = measure(loud(segments, -30.0, -40.0, None, -20.0, -10.0))
+    first = 10 * log10((1e-3 * 1000 + 1e-4 * 3000) / 4000)
+    whole = 10 * log10((1e-3 * 1000 + 1e-4 * 3000 + 1e-2 * 1000 + 1e-1 * 1000) / 6000)
+    assert {name: value for (name, role), value in found.items() if "loudness" in name} == {
+        "loudness_dbfs": round(whole, 4),
+        "loudness_q1_dbfs": round(first, 4),
+        "loudness_q4_dbfs": round(10 * log10((1e-2 + 1e-1) / 2), 4),
+        "loudness_change_db": round(10 * log10((1e-2 + 1e-1) / 2) - first, 4),
+    }
+    assert ("loudness_dbfs", A) not in found, "nobody measured it"
+    assert ("loudness_change_db", C) not in measure(loud(segments[:1], -30.0))
+
+
+def test_a_voice_in_a_mask_is_not_measured() -> None:
+    segments = loud(timeline(("c", 0, 1000), ("c", 2000, 3000)), -30.0, -10.0)
+    assert measure(segments, [(2000, 3000)])["loudness_dbfs", C] == -30.0
+
+
 def test_every_metric_is_declared() -> None:
-    segments = timeline(("a", 0, 2000), ("c", 1000, 5000), ("a", 9000, 9500))
+    spoken = timeline(
+        ("a", 0, 2000), ("c", 1000, 3000), ("a", 3500, 4000), ("a", 6000, 6500), ("a", 9000, 9500)
+    )
+    segments = loud(spoken, -20.0, -20.0, -20.0, -20.0, -20.0)
     found = set(measure(segments, said={0: (4, 0), 1: (0, 4)}))
     assert {name for name, _ in found} | {"hold_ms"} == set(METRICS)
     assert {name for name, role in found if role is not None} == OF_A_ROLE
@@ -337,7 +373,9 @@ def conversations(draw: st.DrawFn) -> list[Segment]:
         )
     )
     ordered = sorted(parts, key=lambda part: (part[1], part[0]))
-    return timeline(*((who, start, start + lasts) for who, start, lasts in ordered))
+    made = timeline(*((who, start, start + lasts) for who, start, lasts in ordered))
+    levels = draw(st.lists(st.none() | st.integers(-70, 0), min_size=len(made), max_size=len(made)))
+    return loud(made, *levels)
 
 
 MASKS = st.lists(st.tuples(st.integers(0, 70_000), st.integers(1, 9000)), max_size=4).map(

@@ -228,6 +228,8 @@ def _unsound() -> Iterator[tuple[str, Any, str]]:
         _segment(words=["a"], word_start_ms=[0], word_end_ms=[1 << 40], word_confidence=[]),
         "word_end_ms",
     )
+    for level in (math.nan, math.inf, -201.0):
+        yield f"loudness of {level}", _segment(loudness_dbfs=level), "loudness_dbfs is"
     yield "score", _enriched(score=dataclasses.replace(score, value=101.0)), "101.0"
     heavy = dataclasses.replace(score.criteria[0], criterion_id="greeted", weight=math.nan)
     yield (

@@ -245,6 +245,22 @@ def test_speech_in_a_hold_that_is_not_masked_is_flagged(objects: DirectoryObject
     assert [segment.flags for segment in transcript.segments] == [[Flag.INSIDE_HOLD]]
 
 
+def test_every_segment_is_as_loud_as_its_own_channel_where_it_lies(
+    objects: DirectoryObjects,
+) -> None:
+    agent, customer = speech(0, 3.0), speech(1, 4.0)
+    whole = run(objects, recorded(stored(objects, "r1", wav([agent, customer]), 2)), FakeEngine())
+    quiet = stored(objects, "r1", wav([agent, customer * 0.25]), 2, start_offset_ms=3_000)
+    lower = run(objects, recorded(quiet), FakeEngine())
+    assert {segment.channel for segment in whole.segments} == {0, 1}
+    for before, after in zip(whole.segments, lower.segments, strict=True):
+        assert before.loudness_dbfs is not None
+        assert after.loudness_dbfs is not None
+        gain = -12.04 if before.channel else 0.0
+        assert after.loudness_dbfs - before.loudness_dbfs == pytest.approx(gain, abs=0.8)
+        assert -60.0 < before.loudness_dbfs < -5.0
+
+
 def test_two_legs_are_merged_on_the_timeline_of_the_call(objects: DirectoryObjects) -> None:
     first = stored(objects, "a", wav([speech(0, seconds=4.0)]), 1, channel_roles=[Role.AGENT])
     second = stored(
