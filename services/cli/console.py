@@ -6,6 +6,7 @@ import getpass
 import sys
 
 from rich.console import Console
+from rich.text import Text
 
 from services.runtime.observe import configure_logs
 from services.settings import Settings, data_folder
@@ -33,3 +34,9 @@ def login_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
+
+
+def tell_error(text: str) -> None:
+    """What went wrong, for who typed the command."""
+    err.print(Text("error ", style="red"), end="")
+    err.print(text, soft_wrap=True)
