@@ -335,6 +335,9 @@ def status(
         return
     finally:
         looker.close()
+    if looker.waits:
+        sys.stdout.flush()
+        os._exit(int(bool(seen.needs_a_person)))
     if seen.needs_a_person:
         raise typer.Exit(1)
 

@@ -135,7 +135,7 @@ class _Asked(Generic[T]):
         self._failure: str | None = None
 
     def begin(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
+        if not self.under_way:
             self._thread = threading.Thread(target=self._ask, name="status", daemon=True)
             self._thread.start()
 
@@ -148,11 +148,15 @@ class _Asked(Generic[T]):
         except Exception as error:
             self._failure = f"{type(error).__name__}: {error}".partition("\n")[0]
 
+    @property
+    def under_way(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def end(self, deadline: float, limit_s: float) -> tuple[T | None, str | None]:
         """The answer, or why there is none."""
         assert self._thread is not None
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._thread.is_alive():
+        if self.under_way:
             return None, f"no answer within {limit_s:g} s"
         return self._answer, self._failure
 
@@ -212,6 +216,13 @@ class Looker:
         )
         status.needs_a_person = list(_problems(status))
         return status
+
+    @property
+    def waits(self) -> bool:
+        """Whether a part still owes an answer. The embedded engine that is opened while the
+        interpreter ends takes the process down with a segmentation fault.
+        """
+        return any(each.under_way for each in (self._log, self._warehouse, self._health))
 
     def close(self) -> None:
         self._parts.close()

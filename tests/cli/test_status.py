@@ -187,6 +187,28 @@ def test_what_is_down_is_said_and_nothing_hangs(settings: Settings) -> None:
             json.loads(as_json(status))
 
 
+_ENDS_WHILE_A_PART_IS_ASKED = """
+import atexit, time
+from services.cli import status
+from services.cli.__main__ import main
+status.Looker.__init__.__defaults__ = (0.5,)
+status.Looker._ask_warehouse = lambda self: time.sleep(600)
+atexit.register(print, "the interpreter was taken down around it")
+main()
+"""
+
+
+def test_the_command_ends_although_a_part_is_still_asked(settings: Settings) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", _ENDS_WHILE_A_PART_IS_ASKED, "status", "--format", "json"],
+        env={**os.environ, "CALLSTREAM_DATA_DIR": str(settings.data_dir)},
+        cwd=project_root(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stderr
+    assert "taken down" not in ran.stdout
+    assert json.loads(ran.stdout)["down"]["warehouse"] == "no answer within 0.5 s"
+
+
 def test_a_part_that_comes_back_is_shown_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
