@@ -37,7 +37,7 @@ from services.cli.replay import replay_app
 from services.cli.review import review_app, reviews_of
 from services.cli.rules import rules_app
 from services.cli.schemas import schemas_app
-from services.cli.show import FORMATS, text
+from services.cli.show import FORMATS, NOT_REVIEWED, text
 from services.cli.status import Looker, as_json, as_screen
 from services.cli.submit import submit
 from services.cli.topics import topics_app
@@ -45,6 +45,7 @@ from services.enrich.handler import enrich_call
 from services.enrich.rules import load_tenant_rules
 from services.enrich.transcript_file import findings_json, parse_transcript
 from services.loopback import Asks, Question, asking, rows_of
+from services.runtime.codec import Registry
 from services.runtime.errors import Failure, Transient
 from services.runtime.observe import configure_logs
 from services.runtime.stage import Envelope, utc_now
@@ -67,7 +68,7 @@ app.add_typer(schemas_app, name="schemas")
 app.add_typer(topics_app, name="topics")
 
 ShowFormat = StrEnum("ShowFormat", {name: name for name in FORMATS})  # type: ignore[misc]
-TEXT = ShowFormat("text")
+TEXT, VCON = ShowFormat("text"), ShowFormat("vcon")
 ServiceName = StrEnum("ServiceName", {name: name for name in SERVICES})  # type: ignore[misc]
 
 
@@ -176,15 +177,18 @@ def show(
         ),
     ] = False,
     masked: Annotated[
-        bool, typer.Option("--masked", help="What is personal in the transcript as [kind].")
+        bool,
+        typer.Option("--masked", help="The transcript alone, what is personal in it as [kind]."),
     ] = False,
 ) -> None:
     """One call: who said what and when, and what was found."""
-    if masked and format.value in ("json", "vcon"):
+    if masked and format in (ShowFormat("json"), VCON):
         raise Stop(
             f"--masked is of the transcript alone, and {format.value} holds the platform's own "
             "data too: names and addresses as they came; take text, srt, vtt, tsv or rttm"
         )
+    if masked and explain:
+        raise Stop("--explain shows what is personal by its kind anyway: leave --masked away")
     if explain and format not in (TEXT, ShowFormat("json")):
         raise Stop(f"--explain is written as text or json, not as {format.value}")
     settings = load()
@@ -207,7 +211,11 @@ def show(
         reviewed = reviews_of(asks, tenant, call_id)
     transcript, enriched = current.event, None if found is None else found.event
     if masked:
-        transcript = without_personal(transcript, _of(found, current))
+        looked = _findings_of(found, current, parts.registry)
+        # Findings, a model's words and people's reasons are masked elsewhere, or not at all.
+        transcript, enriched, reviewed = without_personal(transcript, looked), None, NOT_REVIEWED
+    elif format is VCON:
+        enriched = _findings_of(found, current, None)
     if explain and enriched is not None:
         explained = explanation(
             transcript, enriched, raised, transcript_id=current.id,
@@ -221,17 +229,26 @@ def show(
         sys.stdout.write(FORMATS[format.value](transcript, enriched))
 
 
-def _of(
-    enriched: Envelope[CallEnriched] | None, transcript: Envelope[CallTranscribed]
+def _findings_of(
+    found: Envelope[CallEnriched] | None,
+    transcript: Envelope[CallTranscribed],
+    registry: Registry | None,
 ) -> CallEnriched:
-    """What was found in that transcript. Raises Stop where nobody has looked at it."""
-    if enriched is None or enriched.event.transcript_id != transcript.id:
-        call = transcript.event
-        raise Stop(
-            f"{call.tenant_id}/{call.call_id}: enrich has not looked at the current transcript "
-            "yet, so nothing tells what is personal in it"
-        )
-    return enriched.event
+    """What was found in that transcript. Raises Stop where nobody has looked at it.
+
+    With a `registry` it has to be of a version that looks for what is personal.
+    """
+    call = f"{transcript.event.tenant_id}/{transcript.event.call_id}"
+    if found is None or found.event.transcript_id != transcript.id:
+        raise Stop(f"{call}: enrich has not looked at the current transcript yet")
+    if registry is not None and (value := found.message.value) is not None:
+        fields = registry.schema(int.from_bytes(value[1:5], "big"))["fields"]
+        if "redactions" not in {each["name"] for each in fields}:
+            raise Stop(
+                f"{call} was enriched by a version that told nothing personal; run it again: "
+                f"callstream replay --stage enrich --call {transcript.event.call_id}"
+            )
+    return found.event
 
 
 @app.command()
@@ -257,7 +274,7 @@ def clip(
         found = newest(asks, parts.codec, tenant, call_id, CallEnriched) if masked else None
     personal: Sequence[Redaction] = ()
     if masked:
-        personal = _of(found, current).redactions
+        personal = _findings_of(found, current, parts.registry).redactions
     made = cut_clip(parts.objects, current.event, start_ms, end_ms, to, recording, personal)
     channels = "1 channel" if made.channels == 1 else f"{made.channels} channels"
     out.print(
@@ -267,7 +284,7 @@ def clip(
     )
     for start_ms, end_ms in made.silenced:
         err.print(f"silent, for it was masked: {moment_of(start_ms)} to {moment_of(end_ms)}")
-    if personal:
+    if masked:
         err.print("what is personal is told by the times of words, which are rough: listen to it")
 
 

@@ -63,8 +63,9 @@ def clip(
     """Write [start_ms, end_ms) of the call to `out`: 16-bit WAV, rate and channels as recorded.
 
     What was not to be heard is silent, on every channel: every stretch that the transcript was not
-    made from, every secure pause, and what is `personal` with PERSONAL_MARGIN_MS around it. Blocks;
-    decodes the recording up to `end_ms`, in little memory.
+    made from, every secure pause, and what is `personal` with PERSONAL_MARGIN_MS around it: the
+    whole segment where times of its words are not heard but spread. Blocks; decodes the recording
+    up to `end_ms`, in little memory.
 
     Raises Invalid with reason `no_such_time`, `clip_too_long`, `no_audio_there`,
     `several_recordings`, `audio_gone` or `audio_changed`, Transient where the store does not
@@ -81,7 +82,15 @@ def clip(
     stored = _holding(call, start_ms, end_ms, recording_id)
     start_ms = max(start_ms, stored.start_offset_ms)
     end_ms = min(end_ms, stored.start_offset_ms + stored.duration_ms)
-    spoken = ((it.start_ms - PERSONAL_MARGIN_MS, it.end_ms + PERSONAL_MARGIN_MS) for it in personal)
+    spread = {
+        it.segment_id: (it.start_ms, it.end_ms) for it in call.segments if it.words_interpolated
+    }
+    spoken = (
+        spread.get(
+            it.segment_id, (it.start_ms - PERSONAL_MARGIN_MS, it.end_ms + PERSONAL_MARGIN_MS)
+        )
+        for it in personal
+    )
     silent = merged(
         (max(start, start_ms), min(end, end_ms))
         for start, end in (*_not_to_be_heard(call), *spoken)

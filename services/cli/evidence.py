@@ -23,7 +23,7 @@ from schemas.events import (
     Segment,
     StoredRecording,
 )
-from services.enrich.pii import Mask, masked
+from services.enrich.pii import Mask, label_of, masked
 
 # So many places of a metric are written as text; JSON has them all.
 MOST_PLACES = 8
@@ -154,7 +154,8 @@ class Followed:
 def without_personal(transcript: CallTranscribed, enriched: CallEnriched) -> CallTranscribed:
     """The transcript with the kind, as `[phone]`, in place of all that `enriched` calls personal.
 
-    Segments that hold any have no words and no corrections. `enriched` is made from `transcript`.
+    Segments that hold any have no words and no corrections, and no speaker has a reason for its
+    role, which quotes single words. `enriched` is made from `transcript`.
     """
     call = Followed(transcript, enriched, same=True)
     held = {each.segment_id for each in enriched.redactions}
@@ -174,10 +175,7 @@ def without_personal(transcript: CallTranscribed, enriched: CallEnriched) -> Cal
             else segment
             for segment in transcript.segments
         ],
-        speakers=[
-            replace(speaker, role_reason=call.shown(speaker.role_reason))
-            for speaker in transcript.speakers
-        ],
+        speakers=[replace(speaker, role_reason="") for speaker in transcript.speakers],
     )
 
 
@@ -212,7 +210,7 @@ def _without(quote: str, text: str, personal: Sequence[Redaction]) -> str:
         return quote
     for each in personal:
         if words := text[max(each.start, 0) : max(each.end, 0)].strip():
-            quote = re.sub(re.escape(words), f"[{each.kind.lower()}]", quote, flags=re.IGNORECASE)
+            quote = re.sub(re.escape(words), label_of(each.kind), quote, flags=re.IGNORECASE)
     return quote
 
 

@@ -750,17 +750,19 @@ def _table(calls: Sequence[str], *columns: str) -> Table:
 def _show(compared: Comparison, calls: int) -> None:
     shown = [each for each in compared.differences[:calls] if each.weight]
     if shown:
-        first = compared.differences[0]
-        columns = ["words changed"] if first.words_changed is not None else []
-        columns += [*first.numbers, *first.texts, *first.labels]
+        heard = any(each.words_changed is not None for each in shown)
+        numbers = list(dict.fromkeys(name for each in shown for name in each.numbers))
+        texts = list(dict.fromkeys(name for each in shown for name in each.texts))
+        labelled = list(dict.fromkeys(name for each in shown for name in each.labels))
+        columns = [*(["words changed"] if heard else []), *numbers, *texts, *labelled]
         rows = []
         for each in shown:
             cells = []
-            if first.words_changed is not None:
+            if heard:
                 cells.append(f"{each.words_changed or 0} of {each.words.now or 0}")
-            cells += [_moved(each.numbers.get(name)) for name in first.numbers]
-            cells += [_turned(each.texts.get(name)) for name in first.texts]
-            for name in first.labels:
+            cells += [_moved(each.numbers.get(name)) for name in numbers]
+            cells += [_turned(each.texts.get(name)) for name in texts]
+            for name in labelled:
                 labels = each.labels.get(name)
                 signs = [] if labels is None else [
                     *(f"+{label}" for label in labels.gained),

@@ -25,7 +25,7 @@ from services.cli.show import Reviewed
 from services.loopback import Asks, asking, rows_of, running
 from services.runtime.codec import Codec
 from services.runtime.errors import Invalid, Transient
-from services.runtime.log import Log, TopicPartition, partition_for
+from services.runtime.log import Log
 from services.runtime.stage import event_id, utc_now
 from services.settings import Settings, load
 
@@ -78,7 +78,13 @@ def review(
         current = newest(asks, parts.codec, tenant, call_id, CallEnriched)
         enriched = None if current is None else current.event
         # First what waits: what the sink stores between the two is in both, and told once.
-        waiting = _waiting(parts, tenant, call_id)
+        try:
+            waiting = _waiting(parts, tenant, call_id)
+        except Transient as failure:
+            if not list_:
+                raise
+            err.print(f"what waits for the sink is not known: {failure}", soft_wrap=True)
+            waiting = []
         known = _known(asks, tenant, call_id, waiting)
         if list_:
             of_it = {"tenant": tenant, "call": call_id}
@@ -275,18 +281,16 @@ def _tell(
     table = Table("reviewed", "by", "what", "judged", "counts", "reason")
     for row in known:
         name = row["criterion_id"]
-        if row["waits"] and row is latest[name]:
-            counts = "not yet: once the sink has stored it"
-        elif row is not counting.get(name):
+        if row is not (latest if row["waits"] else counting).get(name):
             counts = "no: judged again since"
-        elif row["withdrawn"]:
+        elif row["withdrawn"] and not row["waits"]:
             counts = "no: what is computed does"
         elif name and name not in names:
             counts = "no: the scorecard has no such criterion"
         elif name and "" in standing:
             counts = "not for the score, which is reviewed as a whole"
         else:
-            counts = "yes"
+            counts = "not yet: once the sink has stored it" if row["waits"] else "yes"
         at = _EPOCH + timedelta(milliseconds=int(row["at"]))
         said = "withdrawn" if row["withdrawn"] else _said(row["verdict"], row["score"])
         table.add_row(f"{at:%Y-%m-%d %H:%M:%S}", row["reviewed_by"], name or "the whole", said,
@@ -334,10 +338,8 @@ def _waiting(parts: Parts, tenant: str, call_id: str) -> list[dict[str, Any]]:
     One that the sink cannot read is passed over: it becomes a dead letter.
     """
     key = f"{tenant}/{call_id}".encode()
-    ends = parts.view.ends(REVIEWS)
-    mine = partition_for(key, len(ends))
-    read = parts.view.committed(parts.group("sink")).get(TopicPartition(REVIEWS, mine), 0)
-    start = {part: end for part, (_, end) in ends.items()} | {mine: max(read, ends[mine][0])}
+    read = parts.view.committed(parts.group("sink"))
+    start = {part: at for (topic, part), at in read.items() if topic == REVIEWS}
     found = []
     for message in parts.view.scan(REVIEWS, start):
         if message.key != key:

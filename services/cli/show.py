@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
 
 from schemas.events import CallEnriched, CallTranscribed, Segment
-from services.cli.console import Stop
 from services.notify.payloads import vcon
 
 
@@ -180,10 +180,21 @@ def rttm(call: CallTranscribed, enriched: CallEnriched | None = None) -> str:
 
 
 def as_vcon(call: CallTranscribed, enriched: CallEnriched | None) -> str:
-    """The call as an unsigned vCon, with its transcript; without audio. Raises Stop."""
+    """The call as an unsigned vCon, with the transcript of each recording; without audio.
+
+    Raises ValueError where nothing was found in it yet.
+    """
     if enriched is None:
-        raise Stop(f"{call.tenant_id}/{call.call_id} has no findings yet: a vCon tells them too")
-    return json.dumps(vcon(enriched, vtt(call)), ensure_ascii=False, indent=1) + "\n"
+        raise ValueError(f"{call.tenant_id}/{call.call_id} has no findings, which a vCon tells")
+    starts = {stored.recording_id: stored.start_offset_ms for stored in call.recordings}
+    said: dict[str, list[Segment]] = {id: [] for id in starts}
+    for segment in call.segments:
+        start = starts.get(segment.recording_id, 0)
+        said.setdefault(segment.recording_id, []).append(
+            replace(segment, start_ms=segment.start_ms - start, end_ms=segment.end_ms - start)
+        )
+    transcripts = {id: vtt(replace(call, segments=segments)) for id, segments in said.items()}
+    return json.dumps(vcon(enriched, transcripts), ensure_ascii=False, indent=1) + "\n"
 
 
 FORMATS: Mapping[str, Callable[[CallTranscribed, CallEnriched | None], str]] = {

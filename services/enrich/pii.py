@@ -203,6 +203,11 @@ def _free(kept: list[tuple[int, int, PiiKind]], start: int, end: int) -> Iterato
     yield from free
 
 
+def label_of(kind: PiiKind) -> str:
+    """What stands in place of it, as `[id number]`."""
+    return f"[{kind.value.lower().replace('_', ' ')}]"
+
+
 def masked(text: str, redactions: Iterable[Redaction], how: Mask | Mapping[PiiKind, Mask]) -> str:
     """A segment's text without what its redactions name, masked one way or each kind in its own.
 
@@ -219,6 +224,6 @@ def masked(text: str, redactions: Iterable[Redaction], how: Mask | Mapping[PiiKi
         if way is Mask.STARS:
             parts.append("".join(c if c.isspace() else _MARK for c in text[start:end]))
         else:
-            parts.append(f"[{each.kind.value.lower().replace('_', ' ')}]")
+            parts.append(label_of(each.kind))
         at = end
     return "".join((*parts, text[at:]))

@@ -114,18 +114,20 @@ def vcon_body(event: CallEnriched, most_bytes: int) -> Body:
     return Body("application/vcon+json", content)
 
 
-def vcon(event: CallEnriched, transcript_vtt: str = "") -> dict[str, Any]:
-    """The vCon of `vcon_body`, with the transcript as WebVTT where there is one."""
+def vcon(event: CallEnriched, transcripts: Mapping[str, str] = {}) -> dict[str, Any]:
+    """The vCon of `vcon_body`. `transcripts` has those of recordings, by recording_id: WebVTT that
+    counts from the recording's start.
+    """
     call = event.call
     parties = [_party(person) for person in call.participants] or [{}]
     dialogs = _dialogs(call, len(parties))
     analysis = _analysis(event, list(range(len(dialogs))))
-    if transcript_vtt:
-        analysis.append(
-            {"type": "transcript", "dialog": analysis[0]["dialog"], "vendor": "callstream",
-             "product": "transcribe", "mediatype": "text/vtt", "encoding": "none",
-             "body": transcript_vtt}
-        )  # fmt: skip
+    numbers = {each.recording_id: [number] for number, each in enumerate(_kept(call))}
+    analysis += [
+        {"type": "transcript", "dialog": numbers.get(id, []), "vendor": "callstream",
+         "product": "transcribe", "mediatype": "text/vtt", "encoding": "none", "body": body}
+        for id, body in transcripts.items()
+    ]  # fmt: skip
     return {
         "vcon": _SYNTAX,
         "uuid": str(vcon_uuid(event.tenant_id, event.call_id, call.started_at)),
@@ -165,8 +167,12 @@ def _party(person: Participant) -> dict[str, Any]:
     return found
 
 
+def _kept(call: CallEnded) -> list[Recording]:
+    return [each for each in call.recordings if each.status is RecordingStatus.AVAILABLE]
+
+
 def _dialogs(call: CallEnded, parties: int) -> list[dict[str, Any]]:
-    kept = [each for each in call.recordings if each.status is RecordingStatus.AVAILABLE]
+    kept = _kept(call)
     if not kept:
         reason = _INCOMPLETE.get(call.disposition)
         if reason is not None:

@@ -14,6 +14,8 @@ from services.loopback import Asks, rows_of
 from services.replay.plans import Plan
 
 _CHUNK = 100
+# An alert more or less outweighs whatever a scorecard has.
+_ALERT = 10_000.0
 # Scripts that are written without spaces: every character counts as a word.
 _WIDE = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -61,7 +63,10 @@ class Difference:
         """How much changed, for an order in which to look."""
         moved = [abs(pair.moved or 0.0) for pair in self.numbers.values()]
         weight: float = (
-            100.0 * sum(len(each.gained) + len(each.lost) for each in self.labels.values())
+            sum(
+                (_ALERT if name == "alerts" else 100.0) * (len(each.gained) + len(each.lost))
+                for name, each in self.labels.items()
+            )
             + 100.0 * sum(pair.now != pair.shadow for pair in self.texts.values())
             + sum(moved)
             + (self.words_changed or 0)
@@ -78,6 +83,8 @@ class Comparison:
     """Calls of the replay that have no result of it yet, or none at all."""
     only_shadow: int
     """Calls that had nothing before."""
+    not_enriched: int
+    """Of those compared, calls whose findings cannot be: the shadow's transcript has none."""
 
     def summed(self) -> dict[str, Any]:
         """The differences in sum: counts, shares and means."""
@@ -88,6 +95,8 @@ class Comparison:
             "calls without a shadow": self.only_now,
             "calls new in the shadow": self.only_shadow,
         }
+        if self.not_enriched:
+            total["calls without findings in the shadow"] = self.not_enriched
         makers = [each.made_by for each in compared if each.made_by != Pair(None, None)]
         if makers:
             total["made now by"] = _counted(pair.now for pair in makers)
@@ -101,16 +110,17 @@ class Comparison:
             total["words changed"] = changed
             total["share of words changed"] = round(changed / before, 4) if before else None
         for name in dict.fromkeys(name for each in compared for name in each.numbers):
-            moves = [m for each in compared if (m := each.numbers[name].moved) is not None]
+            pairs = [each.numbers[name] for each in compared if name in each.numbers]
+            moves = [m for pair in pairs if (m := pair.moved) is not None]
             total[f"{name} moved in calls"] = sum(abs(move) > 1e-9 for move in moves)
             total[f"{name} moved by, mean"] = round(sum(moves) / len(moves), 4) if moves else None
             largest = max((abs(move) for move in moves), default=None)
             total[f"{name} moved by, most"] = None if largest is None else round(largest, 4)
         for name in dict.fromkeys(name for each in compared for name in each.texts):
-            changed = sum(each.texts[name].now != each.texts[name].shadow for each in compared)
-            total[f"{name} changed in calls"] = changed
+            pairs = [each.texts[name] for each in compared if name in each.texts]
+            total[f"{name} changed in calls"] = sum(it.now != it.shadow for it in pairs)
         for name in dict.fromkeys(name for each in compared for name in each.labels):
-            of_it = [each.labels[name] for each in compared]
+            of_it = [each.labels[name] for each in compared if name in each.labels]
             total[f"{name} gained"] = _counted(label for it in of_it for label in it.gained)
             total[f"{name} lost"] = _counted(label for it in of_it for label in it.lost)
         return total
@@ -124,7 +134,7 @@ def _counted(names: Iterable[str | None]) -> dict[str, int]:
 def compare(plan: Plan, asks: Asks) -> Comparison:
     """The shadow generation of `plan` against the current version of each of its calls."""
     differences: list[Difference] = []
-    only_now = only_shadow = 0
+    only_now = only_shadow = not_enriched = 0
     calls = sorted({each.call for each in plan.inputs})
     heard = plan.stage in ("ingest", "transcribe")
     for start in range(0, len(calls), _CHUNK):
@@ -140,8 +150,9 @@ def compare(plan: Plan, asks: Asks) -> Comparison:
                 only_shadow += 1
             else:
                 differences.append(_difference(call, *mine))
+                not_enriched += "now" in mine[1] and "shadow" not in mine[1]
     differences.sort(key=lambda each: (-each.weight, each.call))
-    return Comparison(differences, only_now, only_shadow)
+    return Comparison(differences, only_now, only_shadow, not_enriched)
 
 
 _Both = dict[str, dict[str, dict[str, Any]]]
@@ -211,18 +222,21 @@ def _enrichments(plan: Plan, calls: Sequence[str], asks: Asks) -> _Both:
         "FINAL WHERE tenant_id = {tenant:String} AND call_id IN {calls:Array(String)}"
         " AND event_id IN {ids:Array(String)}"
     )
-    queries = {
-        "tags": f"SELECT event_id, label AS found FROM findings {of_them} AND kind = 'RULE'",
-        "criteria": "SELECT event_id, concat(criterion_id, ': ',"
-        f" replaceAll(lower(verdict), '_', ' ')) AS found FROM criteria {of_them}",
-    }
-    for name, query in queries.items():
-        found: dict[str, set[str]] = {}
-        for row in _told(plan, calls, asks, query, ids=ids):
-            found.setdefault(row["event_id"], set()).add(row["found"])
-        for sides in both.values():
-            for row in sides.values():
-                row[name] = sorted(found.get(row["event_id"], ()))
+    tags: dict[str, set[str]] = {}
+    tagged = f"SELECT event_id, label FROM findings {of_them} AND kind = 'RULE'"
+    for row in _told(plan, calls, asks, tagged, ids=ids):
+        tags.setdefault(row["event_id"], set()).add(row["label"])
+    verdicts: dict[str, dict[str, str]] = {}
+    judged = (
+        "SELECT event_id, criterion_id, replaceAll(lower(verdict), '_', ' ') AS said FROM criteria"
+        f" {of_them} ORDER BY event_id, ordinal"
+    )
+    for row in _told(plan, calls, asks, judged, ids=ids):
+        verdicts.setdefault(row["event_id"], {})[row["criterion_id"]] = row["said"]
+    for sides in both.values():
+        for row in sides.values():
+            row["tags"] = sorted(tags.get(row["event_id"], ()))
+            row["criteria"] = verdicts.get(row["event_id"], {})
     return both
 
 
@@ -268,18 +282,31 @@ def _difference(
         number(said, "segments", "segments")
         text(said, "language", "language")
         label(said, "degradations", "degradations")
-    if found:
+    # What enrich has not said of the shadow is not lost.
+    if {"now", "shadow"} <= found.keys():
         number(found, "score", "score")
         number(found, "customer_sentiment", "customer sentiment")
         number(found, "agent_sentiment", "agent sentiment")
         label(found, "alerts", "alerts")
         label(found, "tags", "tags")
-        label(found, "criteria", "criteria")
+        labels["criteria"] = _verdicts(*(found[side]["criteria"] for side in ("now", "shadow")))
         label(found, "topics", "topics")
         label(found, "emotions", "emotions")
         text(found, "summary", "summary")
     made_by = Pair(*(_maker(said.get(side), found.get(side)) for side in ("now", "shadow")))
     return Difference(call, changed, words, numbers, texts, labels, made_by)
+
+
+def _verdicts(now: Mapping[str, str], shadow: Mapping[str, str]) -> Labels:
+    """Criterion -> verdict, both times; one that turned is told once."""
+    turned = [
+        f"{id}: {now[id]} -> {verdict}"
+        for id, verdict in shadow.items()
+        if now.get(id, verdict) != verdict
+    ]
+    new = [f"{id}: {verdict}" for id, verdict in shadow.items() if id not in now]
+    gone = [f"{id}: {verdict}" for id, verdict in now.items() if id not in shadow]
+    return Labels([*turned, *new], gone)
 
 
 def _maker(said: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> str | None:

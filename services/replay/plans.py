@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -118,12 +118,8 @@ def read_plan(objects: Objects, tenant: str, generation: int) -> Plan:
 
 def _owners(objects: Objects, generation: int) -> list[str]:
     """Tenants that have a replay of that number."""
-    found = []
-    for key in objects.keys(_ALL):
-        if key.endswith(f"/{generation}.json"):
-            with suppress(MissingObject, msgspec.DecodeError):
-                found.append(msgspec.json.decode(objects.get(key), type=Plan).tenant)
-    return sorted(found)
+    mine = (key for key in objects.keys(_ALL) if key.endswith(f"/{generation}.json"))
+    return sorted(unquote(key.removeprefix(_ALL).partition("/")[0]) for key in mine)
 
 
 def request_id(plan: Plan, each: Input) -> str:

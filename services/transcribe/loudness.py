@@ -21,15 +21,14 @@ _POWERS = np.array([10 ** (-level / 20) for level in range(_NOTHING)] + [0.0])
 
 
 def course(audio: Samples) -> bytes:
-    """The level of each FRAME_MS of the channel, the last of what is left: a byte in half dB below
-    full scale, 254 for whatever is quieter than -127 dBFS, 255 for digital silence.
+    """The level of each whole FRAME_MS of the channel: a byte in half dB below full scale, 254 for
+    whatever is quieter than -127 dBFS, 255 for digital silence.
     """
     levels: list[bytes] = []
-    for start in range(0, audio.size, _BLOCK * _FRAME):
-        block = np.asarray(audio[start : start + _BLOCK * _FRAME], np.float64)
-        edges = np.arange(0, block.size, _FRAME)
-        lengths = np.diff(edges, append=block.size)
-        power = np.add.reduceat(np.square(block), edges) / lengths
+    end = audio.size // _FRAME * _FRAME
+    for start in range(0, end, _BLOCK * _FRAME):
+        block = np.asarray(audio[start : min(start + _BLOCK * _FRAME, end)], np.float64)
+        power = np.square(block.reshape(-1, _FRAME)).mean(axis=1)
         level = np.full(power.size, float(_NOTHING))
         sounds = power > 0
         level[sounds] = np.clip(np.round(-20 * np.log10(power[sounds])), 0, _NOTHING - 1)
@@ -38,8 +37,17 @@ def course(audio: Samples) -> bytes:
 
 
 def over(course: bytes, span: Span) -> float | None:
-    """dBFS of what `span` (ms since the audio's start) touches, to a tenth; None of no sound."""
-    first, last = max(span.start_ms // FRAME_MS, 0), max(-(-span.end_ms // FRAME_MS), 0)
+    """dBFS of `span` (ms since the audio's start), to a tenth; None where there is no sound.
+
+    A frame that lies in it in part counts by that part.
+    """
+    start, end = max(span.start_ms, 0), min(span.end_ms, len(course) * FRAME_MS)
+    if start >= end:
+        return None
+    first, last = start // FRAME_MS, -(-end // FRAME_MS)
     levels = np.frombuffer(course, np.uint8)[first:last]
-    power = float(_POWERS[levels].mean()) if levels.size else 0.0
+    within = np.full(levels.size, float(FRAME_MS))
+    within[0] -= start - first * FRAME_MS
+    within[-1] -= last * FRAME_MS - end
+    power = float(np.average(_POWERS[levels], weights=within))
     return round(float(10 * np.log10(power)), 1) if power else None

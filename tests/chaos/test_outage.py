@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.s3, pytest.mark.clickhouse, pytest.
 @pytest.mark.parametrize("dependency", ["broker", "s3", "clickhouse"])
 def test_an_outage_loses_nothing_and_gives_nothing_up(dependency: str, tmp_path: Path) -> None:
     try:
+        # The limit is of a machine that does other things: how soon it is over is not tested.
         told = outage(dependency, 20.0, seed(), timed=False, limit_s=900, folder=tmp_path)
     except ServerError as error:
         absent(error)

@@ -8,6 +8,7 @@ import shutil
 import wave
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +17,36 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from schemas.events import (
+    CallEnded,
+    CallEnriched,
     CallSegment,
     CallTranscribed,
     Masked,
     PiiKind,
     Redaction,
+    Role,
     SegmentKind,
+    Speaker,
     StoredRecording,
 )
 from schemas.examples import EXAMPLES
+from schemas.topics import TRANSCRIBED
+from services.assembly import Parts
+from services.cli.__main__ import _findings_of
 from services.cli.clip import LONGEST_S, PERSONAL_MARGIN_MS, clip, time_ms
+from services.cli.console import Stop
 from services.cli.evidence import moment_of
 from services.runtime.audio import decode
+from services.runtime.codec import Codec, FolderRegistry
 from services.runtime.errors import Invalid
+from services.runtime.log import Message
 from services.runtime.objects import DirectoryObjects
+from services.runtime.stage import Envelope, event_id, utc_now
+from services.serve import embedded
+from services.settings import load
 from tests.cli.test_command import SAMPLES, Command
+from tests.replay.suite import at_work, drained, until
+from tests.tables import with_tables
 
 RATE_HZ = 8_000
 Samples = NDArray[np.int16]
@@ -276,15 +292,136 @@ def test_what_a_call_rests_on_is_explained_and_can_be_heard(tmp_path: Path) -> N
     assert source.any()
     np.testing.assert_array_equal(cut, source)
 
-    assert "--masked is of the transcript alone" in command(
-        "show", "x", "--masked", "--format", "vcon", status=1
-    )
-    assert command("show", "x", "--masked", "--format", "tsv").startswith("start\tend\t")
     assert json.loads(command("show", "x", "--format", "vcon"))["vcon"] == "0.4.0"
-    again = tmp_path / "masked.wav"
-    command("clip", "x", "00:07.500", "9.25", "--masked", "--out", str(again))
-    assert again.read_bytes() == out.read_bytes(), "nothing personal is said there"
-
     assert "not as srt" in command("show", "x", "--explain", "--format", "srt", status=1)
     (command.data / "objects" / heard["object_key"]).unlink()
     assert "audio_gone" in command("clip", "x", "7", "8", "-o", str(out), status=1)
+
+
+PHONE = "138 0013 8000"
+
+
+@pytest.mark.clickhouse
+def test_what_is_personal_is_in_no_masked_text_and_no_masked_audio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = Command(tmp_path)
+    for name, value in command.environment.items():
+        if name.startswith("CALLSTREAM_"):
+            monkeypatch.setenv(name, value)
+    with_tables(command.data)
+    parts = Parts(load())
+    made = stored(DirectoryObjects(command.data / "objects"), tmp_path / "call.wav", recorded(40.0))
+    said = f"my number is {PHONE} and I am angry , I want a refund"
+    words = said.split()
+    ended: CallEnded = EXAMPLES["CallEnded"]["happy"]
+    happy: CallTranscribed = EXAMPLES["CallTranscribed"]["happy"]
+    told = replace(
+        happy.segments[1], text=said, start_ms=5_000, end_ms=18_000, words=words,
+        word_start_ms=[5_000 + 1_000 * n for n in range(len(words))],
+        word_end_ms=[5_900 + 1_000 * n for n in range(len(words))],
+        word_confidence=[], corrections=[], segment_id=1, flags=[], role=Role.CUSTOMER,
+    )  # fmt: skip
+    reason = f"says “{said}”"
+    speakers = [Speaker(name=told.speaker, role=told.role, speech_ms=9, role_reason=reason)]
+    call = replace(
+        happy, recordings=[made], segments=[happy.segments[0], told], speakers=speakers,
+        call=replace(ended, recordings=[]),
+    )  # fmt: skip
+    id = event_id("test", "masked", 0, 0)
+    log = parts.log()
+    log.commit(
+        [
+            parts.codec.encode(event, id=f"{id}/{n}", source="/tests", time=utc_now())
+            for n, event in enumerate((replace(ended, recordings=[]), call))
+        ],
+        {},
+    )
+    log.close()
+    name = f"{call.tenant_id}/{call.call_id}"
+    assert "enrich has not looked" in _masked_before_enrich(command, name)
+    with embedded(load()):
+        drained(parts)
+        parts.close()
+    command("review", name, "--score", "9", "--reason", f"told {PHONE} twice")
+    with embedded(load()):
+        again = Parts(load())
+        drained(again)
+        again.close()
+
+    assert PHONE in command("show", name)
+    for form in ("text", "srt", "vtt", "tsv", "rttm"):
+        shown = command("show", name, "--masked", "--format", form)
+        assert "138" not in shown, form
+        assert "0013" not in shown, form
+        assert form == "rttm" or "my number is [phone] and I am angry" in shown
+    assert PHONE not in command("show", name, "--explain")
+    for refused in (("--format", "json"), ("--format", "vcon"), ("--explain",)):
+        assert "--masked" in command("show", name, "--masked", *refused, status=1)
+
+    clips = {}
+    for masked in ((), ("--masked",)):
+        out = tmp_path / f"clip{len(masked)}.wav"
+        command("clip", name, "5", "18", *masked, "--out", str(out))
+        clips[len(masked)] = read(out).copy()
+    # The number is words 3 to 5: 8.0 s to 10.9 s of the call, 3.0 s to 5.9 s of the clip.
+    first, last = (
+        round((at * 1000 + margin) * RATE_HZ / 1000)
+        for at, margin in ((3.0, -PERSONAL_MARGIN_MS), (5.9, PERSONAL_MARGIN_MS))
+    )
+    assert clips[0][first:last].any()
+    clips[0][first:last] = 0
+    np.testing.assert_array_equal(clips[1], clips[0])
+
+
+def _masked_before_enrich(command: Command, name: str) -> str:
+    """What is said while the sink alone has run."""
+    parts = Parts(load())
+    with at_work(parts, ("sink",)) as running:
+        until(
+            lambda: parts.lags()["sink", TRANSCRIBED] == 0,
+            "the sink is not through", running,
+        )  # fmt: skip
+    parts.close()
+    return command("show", name, "--masked", status=1)
+
+
+def test_where_words_have_no_times_of_their_own_the_whole_segment_is_silent(
+    objects: DirectoryObjects, folder: Path, speech: StoredRecording
+) -> None:
+    event = transcript(speech)
+    spread = replace(
+        event.segments[0], start_ms=3_000, end_ms=6_000, words_interpolated=True, segment_id=0
+    )
+    event = replace(event, segments=[spread])
+    personal = Redaction(
+        segment_id=0, kind=PiiKind.PHONE, start=0, end=1, start_ms=4_000, end_ms=4_100
+    )
+    made = clip(objects, event, 2_000, 8_000, folder / "spread.wav", personal=[personal])
+    assert made.silenced == [(3_000, 6_000)]
+
+
+def test_an_enrichment_that_told_nothing_personal_masks_nothing() -> None:
+    registry = FolderRegistry()
+    codec = Codec(registry)
+    call: CallEnriched = EXAMPLES["CallEnriched"]["happy"]
+    found = decoded(codec, call)
+    transcript = replace(
+        decoded(codec, EXAMPLES["CallTranscribed"]["happy"]), id=call.transcript_id
+    )
+    assert _findings_of(found, transcript, registry) == call
+    value = found.message.value
+    assert value is not None
+    old = replace(found, message=replace(found.message, value=b"\0\0\0\0\x04" + value[5:]))
+    with pytest.raises(Stop, match="told nothing personal; run it again: callstream replay"):
+        _findings_of(old, transcript, registry)
+    with pytest.raises(Stop, match="has not looked at the current transcript"):
+        _findings_of(found, replace(transcript, id="another"), registry)
+
+
+def decoded(codec: Codec, event: Any) -> Envelope[Any]:
+    record = codec.encode(event, id="x", source="/tests", time=utc_now())
+    message = Message(
+        record.topic, 0, 0, record.key, record.value, record.headers, 1_772_000_000_000
+    )
+    return codec.decode(message)

@@ -77,7 +77,7 @@ def test_ids_and_labels_of_compared_calls_are_never_cut(
     with console.capture() as captured:
         _show(Comparison([
             Difference(name, 3, Pair(40, 41), numbers, {}, labels) for name in names
-        ], 0, 0), 9)  # fmt: skip
+        ], 0, 0, 0), 9)  # fmt: skip
     told, _, _ = captured.get().partition("in sum")
     assert "…" not in told
     for name in names:

@@ -67,7 +67,6 @@ def test_a_replay_of_another_tenant_is_told_with_the_option_that_names_it(
     objects: DirectoryObjects,
 ) -> None:
     generation = plan_of(objects).generation
-    objects.put(f"replays/broken/{generation}.json", b"{}")
     objects.put(f"replays/other/{generation + 1}.json", b"{}")
     told = (
         f"'default' has no replay {generation}; it has none. Tenant 'acme' has one of that number: "

@@ -290,6 +290,7 @@ def test_a_rule_that_only_tags_and_a_verdict_are_differences_too(through: Throug
     assert summed["calls changed"] == CALLS
     assert summed["tags gained"] == {"found_it": CALLS}
     assert summed["criteria gained"] == {"made_up: met": CALLS}
+    assert "calls without findings in the shadow" not in summed
     assert summed["criteria lost"]["greeting: not met"] == CALLS
     (now,), (then,) = summed["made now by"], summed["made in the shadow by"]
     assert now.startswith("rules 1.")
