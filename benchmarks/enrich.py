@@ -71,6 +71,7 @@ def call(minutes: float, language: str) -> CallTranscribed:
                 words=words,
                 word_start_ms=starts,
                 word_end_ms=[start + step for start in starts],
+                loudness_dbfs=-20.0 - number % 7,
             )
         )
         at += len(words) * step + 400
