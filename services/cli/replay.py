@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import json
-import random
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.cells import cell_len
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from schemas.events import Decision
 from services.assembly import STAGES, Parts
 from services.cli.console import Stop, err, log_to_file, login_name, out
+from services.cli.replay_run import From, at_work, carry_out, span, whoever_answers
 from services.enrich.trials import Trials
-from services.loopback import Asks, There, asking, differing, running
+from services.loopback import asking, differing, running
 from services.replay.comparison import Comparison, Pair, compare
 from services.replay.decisions import check_decision, decide, decided, decision, overtaken
-from services.replay.plans import Plan, generations, read_plan, store_plan
+from services.replay.plans import generations, read_plan, store_plan
 from services.replay.progress import (
     AHEAD,
     Estimate,
-    Follower,
     estimate,
     looked,
     tally,
@@ -51,9 +40,7 @@ from services.replay.selection import (
     select,
     tenants,
 )
-from services.runtime.errors import Invalid, Transient
-from services.runtime.settings import Policy
-from services.serve import AlreadyRunning, embedded
+from services.runtime.errors import Invalid
 from services.settings import Settings, load, variable
 
 replay_app = typer.Typer(help="Run a stage again over calls of the past.")
@@ -62,29 +49,13 @@ _ASKED_FROM = 100
 _YES = f"Do not ask; it asks on a terminal only, above {_ASKED_FROM} events."
 _SAMPLE = 10
 _POLL_S = 0.2
-_LONGEST_PAUSE_S = 1.0
-_QUIET_S = 30.0
 _DECIDED_S = 120.0
 _WHY = 3
-_LONGEST = 80
-# How often it is asked whether somebody has discarded what is followed.
-_DISCARD_S = 2.0
-_OVER = "the replay was discarded"
-_DISCARDED = Decision.DISCARDED.value
-
 StageName = StrEnum("StageName", {name: name for name in STAGES})  # type: ignore[misc]
 Tenant = Annotated[str | None, typer.Option(help="Whose calls; default: the setting `tenant`.")]
 Generation = Annotated[int, typer.Argument(help="As `replay list` names it.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Ask for everything at once and leave.")]
 Ahead = Annotated[int, typer.Option(min=1, help="Most requests ahead of what is through.")]
-
-
-class From(StrEnum):
-    """Where the calls and their events are looked for."""
-
-    auto = "auto"
-    archive = "archive"
-    log = "log"
 
 
 class Form(StrEnum):
@@ -175,7 +146,7 @@ def replay(
             "alerts would be; leave one of them away"
         )
     parts = Parts(settings)
-    with _asked(settings, source) as asks, err.status("looking for the calls"):
+    with whoever_answers(settings, source) as asks, err.status("looking for the calls"):
         group = parts.group("sink")
         read = parts.view.committed(group) if source is From.auto and asks is not None else None
         selected = select(stage.value, selection, source.value, asks, parts.view, parts.codec, read)
@@ -199,7 +170,7 @@ def replay(
         shadow=shadow, side_effects=side_effects, reason=reason, requested_by=login_name(),
     )  # fmt: skip
     out.print(f"replay {plan.generation}: {stage.value}, {count:,} events")
-    good = _carry_out(settings, parts, plan, ahead, detach)
+    good = carry_out(settings, parts, plan, ahead, detach)
     parts.close()
     raise typer.Exit(0 if good else 1)
 
@@ -222,7 +193,7 @@ def resume(
         if known:
             raise Stop(f"replay {generation} is {known.lower()}: it is over")
     _tell_differing(settings, plan.stage, set(plan.options))
-    good = _carry_out(settings, parts, plan, ahead, detach)
+    good = carry_out(settings, parts, plan, ahead, detach)
     parts.close()
     raise typer.Exit(0 if good else 1)
 
@@ -354,7 +325,7 @@ def _decide(
         log = parts.log()
         decide(log, parts.codec, asks, plan, wanted, login_name(), reason)
         log.close()
-    with _at_work(settings) as (asks, trouble), err.status("waiting for the warehouse"):
+    with at_work(settings) as (asks, trouble), err.status("waiting for the warehouse"):
         deadline = time.monotonic() + _DECIDED_S
         while decision(asks, plan.tenant, generation) != wanted:
             if (why := trouble()) is not None:
@@ -408,265 +379,6 @@ def _tell_differing(settings: Settings, stage: str, options: Collection[str]) ->
             )
 
 
-# Carrying out
-
-
-@contextmanager
-def _asked(settings: Settings, source: From) -> Iterator[Asks | None]:
-    """Whoever answers for the warehouse; None where nobody does and the log will do."""
-    with ExitStack() as stack:
-        asks: Asks | None = None
-        if source is not From.log:
-            try:
-                asks = stack.enter_context(asking(settings))
-            except Transient as failure:
-                if source is From.archive or failure.reason == "warehouse_behind":
-                    raise
-                err.print(f"the log is read, the warehouse does not answer: {failure.detail}",
-                          soft_wrap=True)  # fmt: skip
-        yield asks
-
-
-@contextmanager
-def _at_work(settings: Settings) -> Iterator[tuple[Asks, Callable[[], str | None]]]:
-    """Whoever answers, and what says why nothing goes on; the stages run here where nobody else
-    runs them.
-    """
-    with ExitStack() as stack:
-        trouble: Callable[[], str | None] = lambda: None  # noqa: E731
-        if settings.log.kind == "sqlite":
-            try:
-                suite = stack.enter_context(embedded(settings))
-            except AlreadyRunning:
-                pass
-            else:
-                trouble = suite.trouble
-                err.print(
-                    "no `callstream up` runs on this data folder: the stages run here meanwhile"
-                )
-        asks = stack.enter_context(asking(settings))
-        yield (_Whoever(settings.data_dir) if isinstance(asks, There) else asks), trouble
-
-
-class _Whoever:
-    """Asks the suite that runs on a data folder when it is asked: it may be another each time."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-
-    def ask(self, sql: str, format: str, parameters: Mapping[str, Any] | None = None) -> bytes:
-        there = running(self._data_dir)
-        if there is None:
-            raise Transient("suite_down", f"no `callstream up` runs on {self._data_dir}")
-        return there.ask(sql, format, parameters)
-
-
-def _carry_out(settings: Settings, parts: Parts, plan: Plan, ahead: int, detach: bool) -> bool:
-    """Publish what is left of the plan and follow it; whether all of it went well."""
-    again = _again(plan)
-    with ExitStack() as stack:
-        log = parts.log()
-        stack.callback(log.close)
-        if detach:
-            asks = stack.enter_context(_asked(settings, From.auto))
-            try:
-                follower = Follower(
-                    plan, log, parts.view, parts.codec, asks, ahead=len(plan.inputs) + 1
-                )
-                follower.publish()
-            except Transient as failure:
-                raise Stop(f"{failure.detail}. {again} --detach asks for the rest") from failure
-            _lost(follower)
-            out.print(f"asked for {follower.asked:,}; `callstream replay list` shows how far it is")
-            if settings.log.kind == "sqlite" and running(settings.data_dir) is None:
-                err.print("they wait: no `callstream up` runs on this data folder")
-            return not follower.lost
-        try:
-            asks, trouble = stack.enter_context(_at_work(settings))
-        except Transient as failure:
-            raise Stop(
-                f"{failure.detail}. Nothing can be followed without the warehouse: {again} once it "
-                "is back, or with --detach now"
-            ) from failure
-        following = _Following(
-            plan,
-            lambda: Follower(plan, log, parts.view, parts.codec, asks, ahead=ahead),
-            trouble,
-            settings.loop,
-            lambda: plan.shadow and decision(asks, plan.tenant, plan.generation) == _DISCARDED,
-        )
-        try:
-            follower = following.followed()
-        except KeyboardInterrupt:
-            if following.follower is not None:
-                _end(following.follower)
-            err.print(
-                f"stopped; what was asked for goes on, {again} asks for the rest", soft_wrap=True
-            )
-            raise typer.Exit(130) from None
-        _end(follower)
-        if follower.stopped == _OVER:
-            err.print(f"stopped: {_OVER}, no more of it is asked for")
-        elif follower.stopped is not None:
-            err.print(
-                f"stopped after {follower.stopped}. Mend the cause, then {again} asks for the rest",
-                soft_wrap=True,
-            )
-    counted = follower.tally
-    return not (follower.stopped or counted.failed or counted.waiting or follower.lost)
-
-
-class _Following:
-    """Follows a plan to its end, showing how far it is; waits for log and warehouse, as stages do.
-
-    `begin` makes a follower of the plan, and another after each failure: what a step that failed
-    has published, the log says. `trouble` says why nothing goes on. Once it is `discarded` no more
-    is asked for.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        begin: Callable[[], Follower],
-        trouble: Callable[[], str | None],
-        policy: Policy,
-        discarded: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._plan, self._begin, self._trouble, self._policy = plan, begin, trouble, policy
-        self._discarded, self._asked_at = discarded, time.monotonic()
-        self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=err, transient=True,
-        )  # fmt: skip
-        self._task = self._progress.add_task(plan.stage, total=len(plan.inputs), rate="")
-        self.follower: Follower | None = None
-        """The latest."""
-
-    def followed(self) -> Follower:
-        """Step until it is over. Raises Stop where nothing goes on before it has begun."""
-        began = moved = told = time.monotonic()
-        start: int | None = None
-        quiet, pause_s = False, 0.0
-        with self._progress:
-            while True:
-                follower, happened = self._stepped()
-                now = time.monotonic()
-                counted = follower.tally
-                start = counted.done if start is None else start
-                rate = (counted.done - start) / max(now - began, 0.001)
-                ended = counted.done + counted.failed + counted.erased
-                described = ", ".join(
-                    f"{number:,} {what}"
-                    for what, number in (("failed", counted.failed), ("waiting", counted.waiting))
-                    if number
-                )
-                self._progress.update(
-                    self._task, completed=ended, total=counted.total,
-                    rate=f"{rate:.1f}/s {described}",
-                )  # fmt: skip
-                if follower.over:
-                    return follower
-                if happened:
-                    moved, quiet = now, False
-                if (why := self._trouble()) is not None:
-                    err.print(f"nothing goes on: {why}", soft_wrap=True)
-                    follower.stopped = follower.stopped or why
-                    return follower
-                if not quiet and now - moved > _QUIET_S:
-                    quiet = True
-                    err.print(
-                        f"nothing has come back for {_QUIET_S:.0f} s: is there a `callstream up`, "
-                        f"or a `callstream run` of {self._plan.stage} and sink? `callstream "
-                        "topics` shows the lags",
-                        soft_wrap=True,
-                    )
-                if not err.is_terminal and now - told > _QUIET_S:
-                    told = now
-                    left = (counted.total - ended) / rate if rate else None
-                    eta = "" if left is None else f", {_span(left)} left"
-                    err.print(f"{ended:,} of {counted.total:,}, {rate:.1f}/s{eta} {described}")
-                # Each look is a question to the warehouse that live calls need too.
-                pause_s = 0.0 if happened else min(_LONGEST_PAUSE_S, max(_POLL_S, 2 * pause_s))
-                time.sleep(pause_s)
-
-    def _stepped(self) -> tuple[Follower, bool]:
-        """The follower after a step, and whether anything happened; what is away is waited for."""
-        waits, told = 0, ""
-        while True:
-            try:
-                if self.follower is None or waits:
-                    stopped = None if self.follower is None else self.follower.stopped
-                    self.follower = self._begin()
-                    self.follower.stopped = stopped
-                if time.monotonic() - self._asked_at > _DISCARD_S:
-                    self._asked_at = time.monotonic()
-                    if self._discarded() and self.follower.stopped is None:
-                        self.follower.stopped = _OVER
-                happened = self.follower.step()
-            except Transient as failure:
-                waits += 1
-                if failure.reason != told:
-                    told = failure.reason
-                    err.print(f"waits, and goes on by itself: {failure}", soft_wrap=True)
-                    waiting = f"{self._plan.stage} waits, {told}"
-                    self._progress.update(self._task, description=waiting)
-                if (why := self._trouble()) is not None:
-                    raise Stop(f"nothing goes on: {why}. {_again(self._plan)} goes on") from failure
-                time.sleep(_backoff(self._policy, waits))
-            else:
-                if waits:
-                    err.print("goes on")
-                    self._progress.update(self._task, description=self._plan.stage)
-                return self.follower, happened or waits > 0
-
-
-def _again(plan: Plan) -> str:
-    """What a person types to go on with it."""
-    return f"`callstream replay resume {plan.generation}`"
-
-
-def _backoff(policy: Policy, count: int) -> float:
-    doubled = policy.backoff_s * 2.0 ** min(count - 1, 16)
-    return min(policy.backoff_max_s, doubled) * random.uniform(0.5, 1.0)  # jitter, no secret
-
-
-def _end(follower: Follower) -> None:
-    counted = follower.tally
-    told = [f"{counted.done:,} of {counted.total:,} done"]
-    for what in ("failed", "waiting", "erased", "left"):
-        if number := getattr(counted, what):
-            told.append(f"{number:,} {what}")
-    out.print(", ".join(told))
-    for reason, count in sorted(follower.reasons.items(), key=lambda item: -item[1])[:_WHY]:
-        err.print(f"  {count:,} failed: {reason[:400]}", soft_wrap=True)
-    if counted.failed:
-        err.print("`callstream dead-letters list` has what failed")
-    for reason, count in follower.waits.most_common(_WHY):
-        err.print(f"  {count:,} waiting: {reason[:400]}", soft_wrap=True)
-    if counted.waiting:
-        err.print(
-            "what waits is tried again by itself, for as long as its patience lasts; `callstream "
-            "replay list` and `callstream status` show it",
-            soft_wrap=True,
-        )
-    _lost(follower)
-
-
-def _lost(follower: Follower) -> None:
-    """Say what was left out, by its reason."""
-    by_reason: dict[str, list[str]] = {}
-    for each, why in follower.lost.items():
-        by_reason.setdefault(why, []).append(each.call)
-    for why, calls in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        some = sorted(set(calls))
-        named = ", ".join(call[:_LONGEST] for call in some[:_WHY])
-        more = ", ..." if len(some) > _WHY else ""
-        err.print(
-            f"{len(calls):,} events were left out (calls {named}{more}): {why[:400]}",
-            soft_wrap=True,
-        )
-
-
 # Small parts
 
 
@@ -697,11 +409,11 @@ def _tell(stage: str, cost: Estimate, selected: Selected) -> None:
     takes = (
         f"an unknown time: {cost.rate}"
         if cost.seconds is None
-        else f"about {_span(cost.seconds)}, at {cost.rate}"
+        else f"about {span(cost.seconds)}, at {cost.rate}"
     )
     events = "" if cost.events == cost.calls else f" ({cost.events:,} events)"
     out.print(f"calls   {cost.calls:,}{events}", soft_wrap=True)
-    out.print(f"audio   {_span(cost.audio_ms / 1000)}")
+    out.print(f"audio   {span(cost.audio_ms / 1000)}")
     out.print(f"words   {cost.words:,}")
     size = cost.input_bytes
     out.print("input   not measured: the log was read" if size is None else
@@ -721,14 +433,6 @@ def _tell(stage: str, cost: Estimate, selected: Selected) -> None:
     if shown:
         out.print(table)
     out.print("nothing was asked for: this was a dry run")
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds)) if seconds else 0} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"
 
 
 def _bytes(size: int) -> str:

@@ -17,8 +17,6 @@ from services.notify.wording import message
 if TYPE_CHECKING:
     from apprise import AppriseAsset, NotifyBase
 
-    from services.notify.endpoints import Endpoint
-
 _loading = threading.Lock()
 
 
@@ -31,37 +29,35 @@ def problem_with(url: str) -> str | None:
     return None if found is not None else "apprise knows no such service, or it lacks a part"
 
 
-def send(endpoint: Endpoint, event: AlertRaised) -> str:
+def send(url: str, event: AlertRaised, *, where: str, timeout_s: float, language: str) -> str:
     """Tell `event`; what became of it. Blocks `timeout_s` at most, and a little.
 
-    Raises Busy (`not_notified`) for any failure: apprise does not tell of which kind.
+    `where` is what may be told of `url`; an empty `language` is that of the words quoted. Raises
+    Busy (`not_notified`) for any failure: apprise does not tell of which kind.
     """
     import apprise
 
-    (url,) = endpoint.url.values()
     # One for each message: apprise slows down those that come from one.
     service = _service(url)
     if service is None:
-        raise Busy("not_notified", f"{endpoint.where}: apprise does not take the URL")
+        raise Busy("not_notified", f"{where}: apprise does not take the URL")
     service.redirects = False
-    service.socket_connect_timeout = min(endpoint.timeout_s, 5.0)
-    service.socket_read_timeout = endpoint.timeout_s
+    service.socket_connect_timeout = min(timeout_s, 5.0)
+    service.socket_read_timeout = timeout_s
     through = apprise.Apprise(asset=_asset())
     through.add(service)
     mild = event.severity in (Severity.LOW, Severity.MEDIUM)
-    told = message(event, endpoint.language)
+    told = message(event, language)
     result = through.notify(
         body=told.body,
         title=told.title,
         notify_type=apprise.NotifyType.WARNING if mild else apprise.NotifyType.FAILURE,
         body_format=apprise.NotifyFormat.TEXT,
         interpret_escapes=False,
-        timeout=endpoint.timeout_s,
+        timeout=timeout_s,
     )
     if not result:
-        raise Busy(
-            "not_notified", f"{endpoint.where}: apprise tells of a {result.status.name.lower()}"
-        )
+        raise Busy("not_notified", f"{where}: apprise tells of a {result.status.name.lower()}")
     return "sent"
 
 

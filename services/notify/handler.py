@@ -58,7 +58,10 @@ def _over_apprise(
     endpoint: Endpoint, event: Told, event_id: str, time: datetime, now: datetime
 ) -> str:
     assert isinstance(event, AlertRaised)
-    return chat.send(endpoint, event)
+    (url,) = endpoint.url.values()
+    return chat.send(
+        url, event, where=endpoint.where, timeout_s=endpoint.timeout_s, language=endpoint.language
+    )
 
 
 def sources_of(endpoint: Endpoint) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ from schemas.examples import EXAMPLES
 from schemas.topics import ENDED, REPLAY, TOPICS
 from services.cli import replay
 from services.cli.console import Stop
-from services.cli.replay import _Following, _lost, _show, _tell
+from services.cli.replay import _show, _tell
+from services.cli.replay_run import Following, tell_lost
 from services.replay.comparison import Comparison, Difference, Labels, Pair
 from services.replay.inputs import Input
 from services.replay.plans import GONE, Plan, request_id, store_plan
@@ -39,7 +40,7 @@ SOON = Policy(backoff_s=0.001, backoff_max_s=0.002)
 def test_what_was_left_out_is_told_by_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     lost = {Input(f"call-{n}", "calls.ended", f"e{n}", "log"): GONE for n in range(2)}
     lost[Input("y" * 300, "calls.ended", "e", "log")] = "not_valid: [call_id] is too long"
-    _lost(SimpleNamespace(lost=lost))  # type: ignore[arg-type]
+    tell_lost(SimpleNamespace(lost=lost))  # type: ignore[arg-type]
     told = capsys.readouterr().err
     assert f"2 events were left out (calls call-0, call-1): {GONE}" in told
     assert "1 events were left out (calls yyy" in told
@@ -153,8 +154,8 @@ class Replayed:
 
     def close(self) -> None: ...
 
-    def following(self, trouble: str | None = None) -> _Following:
-        return _Following(self.plan, self.follower, lambda: trouble, SOON)
+    def following(self, trouble: str | None = None) -> Following:
+        return Following(self.plan, self.follower, lambda: trouble, SOON)
 
     def follower(self) -> Follower:
         return Follower(self.plan, self, self.view, self.codec, self, ahead=2)
@@ -221,10 +222,10 @@ def test_a_replay_that_was_stopped_stays_so_after_a_wait(tmp_path: Path) -> None
 def test_once_it_is_discarded_no_more_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "_DISCARD_S", -1.0)
+    monkeypatch.setattr("services.cli.replay_run._DISCARD_S", -1.0)
     replayed = Replayed(tmp_path, 5)
     decided = iter([False, True])
-    following = _Following(
+    following = Following(
         replayed.plan, replayed.follower, lambda: None, SOON, lambda: next(decided)
     )
     assert following.followed().stopped == "the replay was discarded"

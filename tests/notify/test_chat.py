@@ -10,7 +10,6 @@ import pytest
 from schemas import events as e
 from schemas.examples import EXAMPLES
 from services.notify.chat import problem_with, send
-from services.notify.endpoints import Endpoint, Secret
 from services.notify.pace import Busy
 from tests.notify.receiver import Reply, receiver
 
@@ -23,15 +22,15 @@ def loaded() -> None:
     assert problem_with("json://localhost") is None
 
 
-def endpoint(url: str) -> Endpoint:
+def told(url: str, event: e.AlertRaised = ALERT) -> str:
     there = url.replace("http://", "json://") + "/?token=s3cret"
-    return Endpoint(name="team", kind="apprise", url=Secret((there,)), where="json", timeout_s=1.0)
+    return send(there, event, where="json", timeout_s=1.0, language="")
 
 
 def test_a_message_arrives() -> None:
     with receiver(lambda request: Reply(200)) as there:
-        assert send(endpoint(there.url), ALERT) == "sent"
-        assert send(endpoint(there.url), replace(ALERT, severity=e.Severity.LOW)) == "sent"
+        assert told(there.url) == "sent"
+        assert told(there.url, replace(ALERT, severity=e.Severity.LOW)) == "sent"
     first, second = (request.json for request in there.asked)
     assert first["title"] == "[High] Angry customer asks for a refund"
     assert "To do: Call the customer back today." in first["message"].splitlines()
@@ -48,7 +47,7 @@ def test_any_failure_is_waited_for(reply: Reply) -> None:
     """It must not block for ever, either."""
     started = time.monotonic()
     with receiver(lambda request: reply) as there, pytest.raises(Busy, match="not_notified") as it:
-        send(endpoint(there.url), ALERT)
+        told(there.url)
     assert time.monotonic() - started < 7
     assert len(there.asked) == 1
     assert "s3cret" not in str(it.value)
@@ -58,7 +57,7 @@ def test_messages_in_a_row_are_not_slowed_down() -> None:
     started = time.monotonic()
     with receiver(lambda request: Reply(200)) as there:
         for _ in range(5):
-            send(endpoint(there.url), ALERT)
+            told(there.url)
     assert len(there.asked) == 5
     assert time.monotonic() - started < 15  # apprise itself would take 22 s
 
