@@ -82,6 +82,7 @@ HOME_OF = {
         "services/cli/letters.py",
         "services/cli/notifications.py",
         "services/cli/replay.py",
+        "services/cli/replay_run.py",
         "services/cli/review.py",
         "services/cli/rules.py",
         "services/cli/schemas.py",
