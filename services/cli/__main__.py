@@ -21,7 +21,7 @@ from schemas.events import CallEnriched, CallTranscribed, Redaction
 from services.assembly import SERVICES, Parts
 from services.cli.archive import NoSuchCall, newest
 from services.cli.clip import clip as cut_clip
-from services.cli.clip import time_ms
+from services.cli.clip import time_ms, unread_ms
 from services.cli.console import Stop, err, log_to_file, out, tell_error
 from services.cli.demo import demo as run_demo
 from services.cli.doctor import checks
@@ -178,7 +178,7 @@ def show(
     ] = False,
     masked: Annotated[
         bool,
-        typer.Option("--masked", help="The transcript alone, what is personal in it as [kind]."),
+        typer.Option("--masked", help="The transcript alone, without what is personal."),
     ] = False,
 ) -> None:
     """One call: who said what and when, and what was found."""
@@ -266,6 +266,8 @@ def clip(
 ) -> None:
     """The audio of a call from START to END as a WAV file; what was masked is silent."""
     start_ms, end_ms = time_ms(start), time_ms(end)
+    if to.is_dir() or not to.parent.is_dir():
+        raise Stop(f"--out {to}: " + ("is a folder" if to.is_dir() else "its folder is not there"))
     settings = load()
     parts = Parts(settings)
     with asking(settings) as asks:
@@ -275,6 +277,12 @@ def clip(
     personal: Sequence[Redaction] = ()
     if masked:
         personal = _findings_of(found, current, parts.registry).redactions
+        unread = unread_ms(current.event)
+        if unread and not current.event.segments:
+            raise Stop(
+                f"{tenant}/{call_id}: what is said was not understood, so nothing tells what is "
+                "personal in it; without --masked all of it is heard"
+            )
     made = cut_clip(parts.objects, current.event, start_ms, end_ms, to, recording, personal)
     channels = "1 channel" if made.channels == 1 else f"{made.channels} channels"
     out.print(
@@ -286,6 +294,11 @@ def clip(
         err.print(f"silent, for it was masked: {moment_of(start_ms)} to {moment_of(end_ms)}")
     if masked:
         err.print("what is personal is told by the times of words, which are rough: listen to it")
+        if unread:
+            err.print(
+                f"of the call {unread / 1000:.1f} s of speech were not understood: what is "
+                "personal there is heard"
+            )
 
 
 def _transcript(asks: Asks, parts: Parts, tenant: str, call_id: str) -> Envelope[CallTranscribed]:
@@ -415,14 +428,20 @@ def doctor() -> None:
 def enrich(
     file: Annotated[Path, typer.Argument(help="Lines `agent: …` / `customer: …`, or JSON.")],
     rules: Annotated[Path | None, typer.Option(help="Folder of rules to try.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="By whose rules; default: the setting `tenant`.")
+    ] = None,
 ) -> None:
     """Enrich a transcript without any audio: the findings as JSON. How to try a rule."""
     settings = load()
     if rules is not None and not rules.is_dir():
         raise Stop(f"--rules {rules}: no such folder")
-    loaded, _ = load_tenant_rules(rules or settings.enrich.rules_dir)
+    common, tenants = load_tenant_rules(rules or settings.enrich.rules_dir)
+    loaded = tenants.get(tenant or settings.tenant, common)
     try:
-        transcript = parse_transcript(file.read_text("utf-8"), call_id=file.stem)
+        transcript = parse_transcript(
+            file.read_text("utf-8"), tenant_id=tenant or settings.tenant, call_id=file.stem
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise Stop(f"{file}: {error}") from error
     enriched, alerts = enrich_call(

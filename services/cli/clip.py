@@ -51,6 +51,15 @@ def time_ms(text: str) -> int:
     return whole * 1000 + int((part or "0").ljust(3, "0"))
 
 
+def unread_ms(call: CallTranscribed) -> int:
+    """Speech that no text was made of: nothing can be known to be personal there."""
+    return sum(
+        heard.speech_ms if heard.unheard_ms is None else heard.unheard_ms
+        for heard in call.channels
+        if heard.same_as_channel is None
+    )
+
+
 def clip(
     objects: Objects,
     call: CallTranscribed,

@@ -192,6 +192,26 @@ def _language_model(parts: Parts) -> Checked:
     return Checked("language model", "ok", f"{model.name} at {model.where} answers")
 
 
+def _endpoints(parts: Parts) -> Checked:
+    """They can be read, and each rule that one waits for is there."""
+    endpoints = parts.endpoints.values()
+    if not endpoints:
+        return Checked("endpoints", "ok", "none: notify.endpoints_file is not set")
+    common, tenants = load_tenant_rules(parts.settings.enrich.rules_dir)
+    known = {rule.rule_id for rules in (common, *tenants.values()) for rule in rules.alerts}
+    strange = [
+        f"{each.name} waits for {', '.join(sorted(each.rules - known))}"
+        for each in endpoints
+        if each.rules - known
+    ]
+    if strange:
+        return Checked(
+            "endpoints", "warn", f"no rule raises such an alert: {'; '.join(strange)}",
+            f"mend `rules` there; these raise one: {', '.join(sorted(known))}",
+        )  # fmt: skip
+    return Checked("endpoints", "ok", ", ".join(f"{it.name} ({it.where})" for it in endpoints))
+
+
 def _warehouse(parts: Parts) -> Checked:
     with asking(parts.settings) as asks:
         count = asks.ask("SELECT version(), count() FROM calls", "TSV").decode().split()
@@ -213,6 +233,7 @@ _CHECKS: dict[str, Callable[[Parts], Checked]] = {
     "rules": _rules,
     "sentiment": _sentiment,
     "language model": _language_model,
+    "endpoints": _endpoints,
     "warehouse": _warehouse,
 }
 
@@ -234,6 +255,7 @@ _MENDS = {
     "rules": "mend the rule file named, or unset CALLSTREAM_ENRICH__RULES_DIR",
     "sentiment": "see CALLSTREAM_ENRICH__SENTIMENT__MODEL; unset, the lexicons tell",
     "language model": "see CALLSTREAM_ENRICH__LLM__URL, __MODEL and __API_KEY: docs/summaries.md",
+    "endpoints": "mend the file that CALLSTREAM_NOTIFY__ENDPOINTS_FILE names: docs/notifying.md",
     "warehouse": "see CALLSTREAM_SINK__URL, stop the other process that holds the folder, "
     "or start the sink, which makes the tables",
 }

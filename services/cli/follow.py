@@ -21,6 +21,7 @@ from rich.progress import (
 from schemas.checks import revision_of
 from schemas.events import CallEnded, RecordingStatus
 from schemas.topics import RECORDED
+from services.cli.console import Stop
 from services.loopback import Asks, rows_of
 from services.runtime import headers as h
 from services.runtime.stage import event_id
@@ -109,8 +110,10 @@ def named_call(settings: Settings, asks: Asks, call: str) -> tuple[str, str]:
     """Tenant and id of the call that a person named.
 
     An id may hold slashes, a tenant may not: what is no call of the tenant that it names may be an
-    id of the default tenant.
+    id of the default tenant. Raises Stop for what can be none.
     """
+    if not call.strip() or any("\ud800" <= c <= "\udfff" for c in call):
+        raise Stop(f"{call!r} is no id of a call; `callstream calls` names those there are")
     tenant, slash, call_id = call.partition("/")
     if not slash:
         return settings.tenant, call

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
@@ -135,8 +135,12 @@ def replay(
     )
     if selection.since and selection.until and selection.since >= selection.until:
         raise Stop(f"--from {from_} lies after --to {to}: no call can have started in between")
-    if every == bool(selection.criteria):
-        raise Stop("say which calls (`callstream replay --help`), or --all, and not both")
+    if every and selection.criteria:
+        raise Stop("--all is every call: leave it away, or what selects some")
+    if not every and not selection.criteria:
+        raise Stop(
+            "say which calls, such as --from 2026-03-01 or --queue billing, or --all of them"
+        )
     options = _options(settings, stage.value, selection.tenant, option or [])
     if shadow and stage.value == "sink":
         raise Stop("--shadow: the sink makes the same rows again, there is nothing to compare")
@@ -161,7 +165,7 @@ def replay(
         if not selected.found:
             raise Stop(_nothing(selection, others))
         return
-    _tell_differing(settings, stage.value, set(options))
+    _tell_differing(settings, stage.value, options)
     count = len(selected.found)
     if count > _ASKED_FROM and not yes and sys.stdin.isatty():
         typer.confirm(f"run {stage.value} again over {count:,} events?", abort=True, err=True)
@@ -192,7 +196,7 @@ def resume(
             known = decision(asks, plan.tenant, generation)
         if known:
             raise Stop(f"replay {generation} is {known.lower()}: it is over")
-    _tell_differing(settings, plan.stage, set(plan.options))
+    _tell_differing(settings, plan.stage, plan.options)
     good = carry_out(settings, parts, plan, ahead, detach)
     parts.close()
     raise typer.Exit(0 if good else 1)
@@ -364,19 +368,25 @@ def _nothing(selection: Selection, others: Mapping[str, int]) -> str:
     return said + (f"; no tenant has a call {time}" if time else "")
 
 
-def _tell_differing(settings: Settings, stage: str, options: Collection[str]) -> None:
-    """Say which settings given here do not count, where another process runs the stages."""
+def _tell_differing(settings: Settings, stage: str, options: Mapping[str, str]) -> None:
+    """Say which settings given here do not count, where another process runs the stages.
+
+    Raises Stop where none of it could succeed.
+    """
     if settings.log.kind != "sqlite" or running(settings.data_dir) is None:
         return
     sections = {"enrich": ["enrich"]}.get(stage, ["transcribe", "enrich"])
     for key, (here, there) in differing(settings, [] if stage == "sink" else sections).items():
         name = key.partition(".")[2]
-        if name not in options and (name != "trial_rules_dir" or "rules" in options):
-            err.print(
-                f"{key} is {here!r} here and {there!r} in the `callstream up` that runs: its "
-                f"settings count. Restart it with {variable(key)} to use another",
-                soft_wrap=True,
-            )
+        if name in options or (name == "trial_rules_dir" and "rules" not in options):
+            continue
+        said = (
+            f"{key} is {here!r} here and {there!r} in the `callstream up` that runs: its settings "
+            f"count. Restart it with {variable(key)} to use another"
+        )
+        if name == "trial_rules_dir" and there is None:
+            raise Stop(f"--option rules={options['rules']} would fail for every call: {said}")
+        err.print(said, soft_wrap=True)
 
 
 # Small parts

@@ -33,6 +33,7 @@ review_app = typer.Typer()
 
 _POLL_S = 0.2
 _STORED_S = 60.0
+_LONGEST = 2_000
 _OF_CALL = "WHERE tenant_id = {tenant:String} AND call_id = {call:String}"
 _SCORED = f"SELECT score, computed_score FROM calls {_OF_CALL}"
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -116,7 +117,7 @@ def review(
     if settings.log.kind == "sqlite" and running(settings.data_dir) is None:
         out.print(f"{tenant}/{call_id}: on record", soft_wrap=True)
         err.print(
-            "it counts once the sink has it: no `callstream up` runs on this data folder",
+            "it counts once the sink has it: start `callstream up`, none runs on this data folder",
             soft_wrap=True,
         )
         return
@@ -201,6 +202,9 @@ def _check(
         raise Stop(f"--verdict is missing: one of {allowed}")
     if not reason.strip():
         raise Stop("--reason is missing: who sees the score is told why it is not the computed one")
+    for name, text in (("--reason", reason), ("--by", by or "")):
+        if len(text) > _LONGEST or any(c < " " and not c.isspace() for c in text):
+            raise Stop(f"{name} is one text of at most {_LONGEST:,} characters that can be read")
 
 
 def _check_criterion(

@@ -175,6 +175,8 @@ def _event(call: str, settings: Settings) -> CallTranscribed:
             )
         except (OSError, UnicodeDecodeError, TranscriptError) as error:
             raise Stop(f"{path}: {error}") from error
+    if path.is_absolute() or path.suffix in (".txt", ".json"):
+        raise Stop(f"{path}: no such file")
     parts = Parts(settings)
     try:
         with asking(settings) as asks:

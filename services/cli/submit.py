@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,9 @@ def submit(
     files = list(_audio_files(paths))
     if call_id is not None and len(files) > 1:
         raise Stop(f"--call-id names one call, and {len(files)} files were given")
+    for option, name in (("--call-id", call_id), ("--tenant", tenant)):
+        if name is not None and not name.strip():
+            raise Stop(f"{option} is empty: leave it away for what is usual")
     if wait:
         log_to_file(settings)
     chosen = [_role(name) for name in roles.split(",")] if roles else None
@@ -63,7 +67,7 @@ def submit(
         try:
             call = call_ended_for(
                 path, tenant_id=owner, call_id=call_id, roles=chosen, metadata=metadata,
-                uri=upload_uri(owner, path),
+                uri=upload_uri(owner, path), length_ms=partial(_length_ms, settings, probe),
             )  # fmt: skip
             _check_audio(settings, call, path, probe, named=chosen is not None)
             # What is refused is not to lie in the store, where no event leads to it.
@@ -88,6 +92,14 @@ def submit(
         )
     if refused or not good:
         raise typer.Exit(1)
+
+
+def _length_ms(settings: Settings, probe: Prober, path: Path, container: str | None) -> int:
+    """0 where it cannot be told: ingest says why, and keeps the file as a dead letter."""
+    try:
+        return probe(path, settings.ingest.audio_limits, container).duration_ms
+    except (Invalid, NotYet):
+        return 0
 
 
 def _check_audio(

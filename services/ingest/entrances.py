@@ -58,6 +58,7 @@ def call_ended_for(
     lies_at: Path | None = None,
     uri: str | None = None,
     clock: Callable[[], datetime] = utc_now,
+    length_ms: Callable[[Path, str | None], int] | None = None,
 ) -> CallEnded:
     """The call whose only recording is the file at `path`.
 
@@ -65,7 +66,8 @@ def call_ended_for(
     field of CallEnded, any of Recording (`channel_roles`, `duration_ms`, `sha256` ...), and the
     short forms `language: en`, `queue: billing`, `agent_id`, `agent_name`, and
     `hold: [[start_ms, end_ms], ...]`. Symbols may be in lower case. Without times, the call ended
-    when the file was last changed. `call_id` is by default made of file name and content.
+    when the file was last changed; how long it took says `length_ms`, which is given the file and
+    its container, where nothing else does. `call_id` is by default made of file name and content.
     `lies_at` is where the file will be read from, if not at `path`; `uri` names any other place.
 
     Raises FileNotFoundError, and Invalid (`bad_metadata`) naming the sidecar and the key that is
@@ -103,8 +105,13 @@ def call_ended_for(
     if call_id is not None:
         call["call_id"] = call_id
     call["tenant_id"] = tenant_id
+    lasted_ms = recording.get("duration_ms") or 0
+    timed = bool(lasted_ms) or {"started_at", "ended_at"} <= call.keys()
+    if not timed and length_ms is not None:
+        lasted_ms = length_ms(path, recording["container"])
+        recording["duration_ms"] = lasted_ms or None
     with _said_by(sidecar):
-        _fill_times(call, changed_at, recording.get("duration_ms") or 0)
+        _fill_times(call, changed_at, lasted_ms)
         _check_languages(call.get("language_hints"), "language" in told)
     about = json.dumps([path.name, digest, sorted(told.items()), roles], default=str)
     call.setdefault("event_id", event_id("file", f"{tenant_id}\n{call['call_id']}\n{about}", 0, 0))

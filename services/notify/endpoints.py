@@ -161,6 +161,8 @@ def _endpoint(item: Item) -> Endpoint:
         raise name.error(f"{name.text()!r} is no name: 1 to 40 of a-z, 0-9 and '-'")
     allow_private = _flag(entries.get("allow_private"))
     events = _events(entries.get("events"), kind)
+    if "form" in entries and "enriched" not in events:
+        raise entries["form"].error("is of enriched calls, and `events` has none")
     if "alert" not in events:
         for key in _ALERTS:
             if key in entries:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -118,7 +119,7 @@ def vcon(event: CallEnriched, transcripts: Mapping[str, str] = {}) -> dict[str, 
     """The vCon of `vcon_body`. `transcripts` has those of recordings, by recording_id: WebVTT that
     counts from the recording's start.
     """
-    call = event.call
+    call = _with_parties(event.call)
     parties = [_party(person) for person in call.participants] or [{}]
     dialogs = _dialogs(call, len(parties))
     analysis = _analysis(event, list(range(len(dialogs))))
@@ -165,6 +166,16 @@ def _party(person: Participant) -> dict[str, Any]:
     # Of the widely used implementations, beside the draft's own parameters.
     found["role"] = str(person.role).lower()
     return found
+
+
+def _with_parties(call: CallEnded) -> CallEnded:
+    """The call; where the platform names nobody, who its channels are."""
+    roles = (role for each in call.recordings for role in each.channel_roles)
+    known = dict.fromkeys(role for role in roles if role is not Role.UNKNOWN)
+    if call.participants or not known:
+        return call
+    people = [Participant(participant_id=role.lower(), role=role) for role in known]
+    return replace(call, participants=people)
 
 
 def _kept(call: CallEnded) -> list[Recording]:

@@ -112,7 +112,8 @@ class Comparison:
         for name in dict.fromkeys(name for each in compared for name in each.numbers):
             pairs = [each.numbers[name] for each in compared if name in each.numbers]
             moves = [m for pair in pairs if (m := pair.moved) is not None]
-            total[f"{name} moved in calls"] = sum(abs(move) > 1e-9 for move in moves)
+            moves = [move for move in moves if abs(move) > 1e-9]
+            total[f"{name} moved in calls"] = len(moves)
             total[f"{name} moved by, mean"] = round(sum(moves) / len(moves), 4) if moves else None
             largest = max((abs(move) for move in moves), default=None)
             total[f"{name} moved by, most"] = None if largest is None else round(largest, 4)

@@ -74,11 +74,13 @@ def check_decision(
             raise Refused(
                 f"replay {plan.generation} was discarded, which is for good; replay again"
             )
-        if (counted.left or counted.waiting) and not partial:
+        if not counted.done:
+            raise Refused(f"no call of replay {plan.generation} is done: there is nothing to show")
+        if (missing := counted.left + counted.waiting + counted.failed) and not partial:
             raise Refused(
-                f"{counted.left + counted.waiting} of {counted.total} calls of replay "
-                f"{plan.generation} are not through; `callstream replay resume {plan.generation}` "
-                "goes on with it, --partial promotes what there is"
+                f"{missing} of {counted.total} calls of replay {plan.generation} are not through, "
+                f"{counted.failed} of them failed; `callstream replay resume {plan.generation}` "
+                "goes on with those that were not asked for, --partial promotes what there is"
             )
 
 

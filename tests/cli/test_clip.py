@@ -21,6 +21,7 @@ from schemas.events import (
     CallEnriched,
     CallSegment,
     CallTranscribed,
+    ChannelHeard,
     Masked,
     PiiKind,
     Redaction,
@@ -33,7 +34,7 @@ from schemas.examples import EXAMPLES
 from schemas.topics import TRANSCRIBED
 from services.assembly import Parts
 from services.cli.__main__ import _findings_of
-from services.cli.clip import LONGEST_S, PERSONAL_MARGIN_MS, clip, time_ms
+from services.cli.clip import LONGEST_S, PERSONAL_MARGIN_MS, clip, time_ms, unread_ms
 from services.cli.console import Stop
 from services.cli.evidence import moment_of
 from services.runtime.audio import decode
@@ -372,6 +373,15 @@ def test_what_is_personal_is_in_no_masked_text_and_no_masked_audio(
     assert clips[0][first:last].any()
     clips[0][first:last] = 0
     np.testing.assert_array_equal(clips[1], clips[0])
+
+
+def test_speech_that_became_no_text_is_told() -> None:
+    happy: CallTranscribed = EXAMPLES["CallTranscribed"]["happy"]
+    one = ChannelHeard(recording_id="r", channel=0, role=Role.AGENT, speech_ms=900, unheard_ms=200)
+    unasked = replace(one, channel=1, unheard_ms=None)
+    copy = replace(one, channel=2, same_as_channel=0)
+    assert unread_ms(replace(happy, channels=[one, unasked, copy])) == 1_100
+    assert unread_ms(replace(happy, channels=[replace(one, unheard_ms=0)])) == 0
 
 
 def _masked_before_enrich(command: Command, name: str) -> str:

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from services.assembly import Parts
 from services.cli import gpu, speech
-from services.cli.doctor import Checked, checks
+from services.cli.doctor import Checked, _endpoints, checks
+from services.notify.settings import NotifySettings
 from services.settings import load
 from services.transcribe.settings import TranscribeSettings
 from tests.notify.receiver import receiver
@@ -500,3 +502,19 @@ def test_the_extra_as_it_is_installed_is_whole() -> None:
     assert found.verdict == "ok"
     assert f"whisperx {version('whisperx')}, torch {version('torch')}" in found.found
     assert gpu.look(torch=True).torch is not None
+
+
+def test_an_endpoint_that_waits_for_a_rule_that_is_not_there_is_told(tmp_path: Path) -> None:
+    def told(rules: str) -> Checked:
+        file = tmp_path / "endpoints.yaml"
+        file.write_text(
+            f"endpoints: [{{name: duty, kind: apprise, url: 'json://example.com', rules: {rules}}}]"
+        )
+        settings = load(data_dir=tmp_path / "data", notify=NotifySettings(endpoints_file=file))
+        return _endpoints(Parts(settings))
+
+    assert told("[angry_refund]").verdict == "ok"
+    found = told("[angry_refund, angry_refnd]")
+    assert found.verdict == "warn"
+    assert found.found == "no rule raises such an alert: duty waits for angry_refnd"
+    assert "angry_refund" in found.mend

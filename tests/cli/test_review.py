@@ -53,6 +53,9 @@ def callstream(*words: str) -> str:
         (("--criterion", "a", "--verdict", "met"), "--reason is missing"),
         (("--score", "90", "--reason", " \n"), "--reason is missing"),
         (("--score", "90", "--reason", "x", "--by", ""), "--by is empty"),
+        (("--score", "90", "--reason", "\x1b[31mred"), "--reason is one text of at most 2,000"),
+        (("--score", "90", "--reason", "x" * 2_001), "--reason is one text of at most 2,000"),
+        (("--score", "90", "--reason", "x", "--by", "a\x07"), "--by is one text"),
         (("--withdraw", "--score", "90"), "leave --verdict and --score away"),
         (("--withdraw", "--criterion", "a", "--verdict", "met"), "leave --verdict and"),
         (("--list", "--withdraw"), "takes nothing beside the call"),
@@ -296,7 +299,7 @@ def test_where_nobody_runs_the_sink_it_says_what_comes_next(settings: Settings) 
         pass
     told = callstream("review", "happy", "--score", "77", "--reason", "x")
     assert "acme/happy: on record" in told
-    assert "it counts once the sink has it: no `callstream up` runs" in told
+    assert "it counts once the sink has it: start `callstream up`, none runs" in told
     assert score_of("happy")["score_reviewed"] is False
     with suite(settings):
         pass

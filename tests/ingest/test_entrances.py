@@ -63,6 +63,28 @@ def test_a_bare_file(file: Path) -> None:
     assert lies_at(call) == file
 
 
+def test_how_long_a_call_took_says_its_audio_where_nothing_else_does(file: Path) -> None:
+    asked: list[str | None] = []
+
+    def length_ms(path: Path, container: str | None) -> int:
+        assert path == file
+        asked.append(container)
+        return 38_180
+
+    call = ended(file, length_ms=length_ms)
+    assert call.ended_at - call.started_at == timedelta(milliseconds=38_180)
+    assert call.ended_at == CHANGED
+    assert (call.recordings[0].duration_ms, asked) == (38_180, ["wav"])
+    began = {"started_at": "2026-03-02T09:30:00Z"}
+    call = ended(file, metadata=began, length_ms=length_ms)
+    assert call.ended_at - call.started_at == timedelta(milliseconds=38_180)
+    for told in ({**began, "ended_at": "2026-03-02T09:31:00Z"}, {**began, "duration_ms": 60_000}):
+        call = ended(file, metadata=told, length_ms=length_ms)
+        assert call.ended_at - call.started_at == timedelta(minutes=1)
+    assert len(asked) == 2
+    assert ended(file, length_ms=lambda path, container: 0) == ended(file)
+
+
 def test_the_same_file_is_the_same_event(file: Path, tmp_path: Path) -> None:
     call = ended(file)
     assert ended(file) == call

@@ -55,7 +55,7 @@ def test_everything_said(file: Path) -> None:
         {
             **WEBHOOK,
             "secret": [SECRET, OTHER_SECRET],
-            "events": ["alert"],
+            "events": ["alert", "enriched"],
             "form": "vcon",
             "tenants": ["acme"],
             "queues": ["support", "sales"],
@@ -70,7 +70,7 @@ def test_everything_said(file: Path) -> None:
         },
     )
     assert made.secret.values() == [SECRET, OTHER_SECRET]
-    assert (made.events, made.form) == (frozenset({"alert"}), "vcon")
+    assert (made.events, made.form) == (frozenset({"alert", "enriched"}), "vcon")
     assert (made.tenants, made.queues) == (frozenset({"acme"}), frozenset({"support", "sales"}))
     assert (made.min_severity, made.rules) == (Severity.HIGH, frozenset({"angry_refund"}))
     assert made.since == datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -161,6 +161,7 @@ WRONG = [
     ({"events": ["enriched"], "rules": ["x"]}, "rules", "concerns alerts"),
     ({"min_severity": "LOUD"}, "min_severity", "CRITICAL, HIGH, LOW, MEDIUM"),
     ({"form": "xml"}, "form", "event, vcon"),
+    ({"form": "vcon", "events": ["alert"]}, "form", "is of enriched calls"),
     ({"rate": 0}, "rate", "1 to 100000"),
     ({"rate": 1.5}, "rate", "whole number"),
     ({"timeout_s": 1000}, "timeout_s", "0.1 to 120"),

@@ -121,6 +121,16 @@ def test_a_vcon_is_as_the_draft_has_it(name: str) -> None:
         assert (analysis["encoding"] == "none") == isinstance(analysis["body"], str)
 
 
+def test_where_the_platform_names_nobody_the_parties_are_those_of_the_channels() -> None:
+    event = ENRICHED["happy"]
+    call = replace(event.call, participants=[])
+    found = json.loads(vcon_body(replace(event, call=call), BIG).content)
+    assert [party["role"] for party in found["parties"]] == ["agent", "customer"]
+    assert found["dialog"][0]["parties"] == [0, 1]
+    bare = replace(call, recordings=[replace(call.recordings[0], channel_roles=[])])
+    assert json.loads(vcon_body(replace(event, call=bare), BIG).content)["parties"] == [{}]
+
+
 def test_who_is_heard_on_which_channel() -> None:
     found = json.loads(vcon_body(ENRICHED["happy"], BIG).content)
     assert [party["role"] for party in found["parties"]] == ["agent", "customer"]

@@ -55,7 +55,7 @@ def test_a_dry_run_tells_the_cost_and_asks_for_nothing(command: Command) -> None
     [
         (("--all",), "--stage is missing: one of ingest"),
         (("--stage", "enrich"), "say which calls"),
-        (("--stage", "enrich", "--all", "--queue", "billing"), "not both"),
+        (("--stage", "enrich", "--all", "--queue", "billing"), "--all is every call"),
         (("--stage", "enrich", "--all", "--option", "prompt=x"), "it knows rules"),
         (("--stage", "enrich", "--all", "--option", "rules"), "is not KEY=VALUE"),
         (("--stage", "enrich", "--all", "--option", "rules=gone"), "holds other"),

@@ -597,9 +597,16 @@ def test_decisions_that_make_no_sense_are_refused(through: Through) -> None:
     assert counted.left == CALLS
     with pytest.raises(Refused, match="is no shadow"):
         check_decision(plain, Decision.PROMOTED, "", counted, partial=False)
-    with pytest.raises(Refused, match="not through"):
-        check_decision(shadow, Decision.PROMOTED, "", counted, partial=False)
-    check_decision(shadow, Decision.PROMOTED, "", counted, partial=True)
+    with pytest.raises(Refused, match="there is nothing to show"):
+        check_decision(shadow, Decision.PROMOTED, "", counted, partial=True)
+    some = replace(counted, done=1)
+    failed = replace(counted, done=CALLS - 1, failed=1)
+    with pytest.raises(Refused, match=f"{CALLS - 1} of {CALLS} calls of replay .* not through"):
+        check_decision(shadow, Decision.PROMOTED, "", some, partial=False)
+    with pytest.raises(Refused, match=r"not through, 1 of them failed"):
+        check_decision(shadow, Decision.PROMOTED, "", failed, partial=False)
+    check_decision(shadow, Decision.PROMOTED, "", some, partial=True)
+    check_decision(shadow, Decision.PROMOTED, "", failed, partial=True)
     with pytest.raises(Refused, match="for good"):
         check_decision(shadow, Decision.PROMOTED, "DISCARDED", counted, partial=True)
     with pytest.raises(Refused, match="already"):
