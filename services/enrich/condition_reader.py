@@ -50,6 +50,8 @@ _PLACED: Mapping[str, tuple[str, ...]] = {
     "not, after or before": (*_WORDS, "near"),
 }
 _WHERE = ("by", "part", "first_s", "last_s", "at_least")
+# Metrics of a call that a rule asks for in words, not in numbers.
+_SENTIMENT = re.compile(rf"(?P<role>{'|'.join(ROLES)})_sentiment(?:_(?P<at>start|end))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,12 @@ class Reader:
     def _measured(self, item: Item) -> Condition:
         fields = item.fields(("metric",), ("role", "above", "below"))
         edges = _edges(item, fields)
+        if told := _SENTIMENT.fullmatch(fields["metric"].text()):
+            at = f", at: {told['at']}" if told["at"] else ""
+            raise fields["metric"].error(
+                f"{told[0]!r} is judged by the condition sentiment, not by metric; write "
+                f"{{sentiment: negative, of: {told['role']}{at}}}"
+            )
         name = fields["metric"].choice(METRICS)
         if (name in OF_A_ROLE) != ("role" in fields):
             problem = "needs a 'role'" if name in OF_A_ROLE else "is of the call and has no 'role'"
@@ -206,9 +214,15 @@ def _edges(item: Item, fields: Mapping[str, Item]) -> Edges:
         edge: fields[edge].number(-1e12, 1e12) if edge in fields else None
         for edge in ("above", "below")
     }
-    if edges["above"] is None and edges["below"] is None:
+    above, below = edges["above"], edges["below"]
+    if above is None and below is None:
         raise item.error("needs 'above' or 'below'")
-    return Edges(edges["above"], edges["below"])
+    if above is not None and below is not None and above >= below:
+        raise item.error(
+            f"no number is above {fields['above'].text()} and below {fields['below'].text()}; "
+            "write an 'above' that is less than 'below'"
+        )
+    return Edges(above, below)
 
 
 def _call_edges(item: Item) -> Edges:

@@ -180,6 +180,8 @@ def inflections(word: str) -> list[str]:
 
 
 _MARK = re.compile(r"([A-Za-z]+)~")
+# Read as the rest of a phrase is, they would leave no trace: "^refund$" would be "refund".
+_NO_MARK = re.compile(r"[\\^$\[\]{}+*]")
 _ARROWS = re.compile(r"\s*(<?)\s*([^<>]*?)\s*(->|>{0,2})\s*")
 
 
@@ -221,10 +223,15 @@ def _words(piece: str) -> list[str]:
 def spell_out(phrase: str) -> tuple[tuple[str, ...], ...]:
     """Every token sequence `phrase` stands for; "..." in a sequence is a gap.
 
-    Arrows at its ends are left out. Raises ValueError saying what is wrong: unbalanced brackets,
-    nothing to match, a gap at an end, an arrow that is not, more than MOST_GAPS gaps or MOST_FORMS
-    sequences.
+    Arrows at its ends are left out. Raises ValueError saying what is wrong: a sign of regular
+    expressions, unbalanced brackets, nothing to match, a gap at an end, an arrow that is not, more
+    than MOST_GAPS gaps or MOST_FORMS sequences.
     """
+    if (sign := _NO_MARK.search(phrase)) is not None:
+        raise ValueError(
+            f"'{sign[0]}' means nothing here, for phrases are no regular expressions; there are "
+            "(a|b), (|very) for a word that may be missing, ~ for English forms, ... for a gap"
+        )
     bare = _arrows(phrase)[1]
     marked = _MARK.sub(lambda m: "(" + "|".join(inflections(m.group(1).lower())) + ")", bare)
     if "~" in marked:

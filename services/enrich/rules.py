@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,13 +173,13 @@ def check_rules(*folders: Path) -> list[Problem]:
         *(("rule", r.rule_id, r.examples, r.where) for r in rules.rules),
     ):
         outcomes = {each.holds for each in examples}
-        lacks = [
-            text
-            for outcome, text in ((True, "one that holds"), (False, "one that does not"))
-            if outcome not in outcomes
-        ]
-        if lacks:
-            text = f"{where}: {kind} {name} has no examples: lacks {' and '.join(lacks)}"
+        if lacks := {True, False} - outcomes:
+            text = (
+                "examples: one that holds and one that does not"
+                if len(lacks) == 2
+                else f"an example that {'holds' if True in lacks else 'does not hold'}"
+            )
+            text = f"{where}: {kind} {name} lacks {text}"
             found.append(_problem(text, folders, warning=True))
     return found
 
@@ -214,14 +214,29 @@ class _Notes:
                 raise
             self.errors.append(error)
 
+    def fields(
+        self, item: Item, required: Collection[str], optional: Collection[str] = ()
+    ) -> dict[str, Item]:
+        """As `item.fields`; where mistakes are collected, a key not known hides no others."""
+        try:
+            return item.fields(required, optional)
+        except FileError as error:
+            found = item.entries()
+            if not self.collects or not set(required) <= set(found):
+                raise
+            self.errors.append(error)
+            return found
+
 
 def _read(folders: tuple[Path, ...], notes: _Notes) -> Rules:
     """Raises FileError; where notes are collected, too, once all is read."""
     files: dict[str, Path] = {}
-    for folder in (BUILT_IN, *folders):
+    layers: dict[str, int] = {}
+    for layer, folder in enumerate((BUILT_IN, *folders)):
         for name, path in _files_in(folder).items():
             with notes.noting():
                 files[_known_file(name)] = path
+                layers[name] = layer
     items: dict[str, Item] = {}
     versions: dict[str, str] = {}
     digest = hashlib.sha256()
@@ -233,7 +248,7 @@ def _read(folders: tuple[Path, ...], notes: _Notes) -> Rules:
             digest.update(content)
             versions[name] = f"{_version(item)}+{hashlib.sha256(content).hexdigest()[:12]}"
     lexicons = {name: items[name] for name in items if name.startswith("lexicons/")}
-    classes, languages, grammar = _lexicons(lexicons, notes)
+    classes, languages, grammar = _lexicons(lexicons, layers, notes)
     reader = Reader(
         {kind: {each.label for each in classes if each.kind is kind} for kind in _KINDS.values()}
     )
@@ -241,16 +256,17 @@ def _read(folders: tuple[Path, ...], notes: _Notes) -> Rules:
     rules: dict[str, Rule] = {}
     cues: tuple[Cue, ...] = ()
     pii = Policy("", {})
-    for name in sorted(versions):
+    # Built-in files first: of two rules of one id the own one is to be mended.
+    for name in sorted(versions, key=lambda name: (layers[name], name)):
         with notes.noting():
             if name == "scorecard.yaml":
                 scorecard = _scorecard(items[name], reader, versions[name], notes)
             elif name == "alerts.yaml":
-                _rules(items[name], "alerts", _alert, reader, versions[name], rules, notes)
+                _rules(items[name], "alerts", _alert, reader, versions[name], rules, layers, notes)
             elif name == "rules.yaml":
-                _rules(items[name], "rules", _rule, reader, versions[name], rules, notes)
+                _rules(items[name], "rules", _rule, reader, versions[name], rules, layers, notes)
             elif name == "summary.yaml":
-                cues = _cues(items[name], reader)
+                cues = _cues(items[name], reader, notes)
             elif name == "pii.yaml":
                 pii = load_pii(items[name])
     if notes.errors:
@@ -262,7 +278,7 @@ def _read(folders: tuple[Path, ...], notes: _Notes) -> Rules:
         frozenset(languages),
         Scanner(classes, grammar, reader.phrase_sets),
         scorecard,
-        tuple(rules.values()),
+        tuple(sorted(rules.values(), key=lambda rule: rule.where.rpartition(":")[0])),
         cues,
         pii,
     )
@@ -323,22 +339,32 @@ def _identifier(item: Item) -> str:
     return text
 
 
-def _lexicons(items: Mapping[str, Item], notes: _Notes) -> tuple[list[Class], set[str], Grammar]:
-    classes: list[Class] = []
+def _first(where: str, layers: Mapping[str, int]) -> str:
+    """`where` as a person finds it: what is built in lies in no folder of theirs."""
+    return where if layers[where.rpartition(":")[0]] else f"the built-in {where}"
+
+
+def _lexicons(
+    items: Mapping[str, Item], layers: Mapping[str, int], notes: _Notes
+) -> tuple[list[Class], set[str], Grammar]:
+    classes: list[tuple[Class, Item]] = []
     languages: set[str] = set()
     grammar = Grammar()
     for name, item in items.items():
         with notes.noting():
-            fields = item.fields(("version", "languages"), ("classes", "grammar", "about"))
-            languages.update(text.lower() for text in fields["languages"].texts())
-            for each in fields["classes"].items() if "classes" in fields else ():
-                with notes.noting():
-                    classes.append(_class(each, Path(name).stem, fields["version"].text()))
+            optional = ("classes", "grammar", "about")
+            fields = notes.fields(item, ("version", "languages"), optional)
+            with notes.noting():
+                languages.update(text.lower() for text in fields["languages"].texts())
+            with notes.noting():
+                for each in fields["classes"].listed() if "classes" in fields else ():
+                    with notes.noting():
+                        read = _class(each, Path(name).stem, fields["version"].text())
+                        classes.append((read, each))
             if "grammar" in fields:
                 grammar = _join(grammar, _grammar(fields["grammar"]))
-    with notes.noting():
-        _check_classes(classes, items)
-    return classes, languages, grammar
+    _check_classes(classes, layers, notes)
+    return [each for each, _ in classes], languages, grammar
 
 
 def _class(item: Item, lexicon: str, version: str) -> Class:
@@ -360,22 +386,34 @@ def _class(item: Item, lexicon: str, version: str) -> Class:
     )
 
 
-def _check_classes(classes: list[Class], items: Mapping[str, Item]) -> None:
+def _check_classes(
+    classes: list[tuple[Class, Item]], layers: Mapping[str, int], notes: _Notes
+) -> None:
     """Every class once; every `negated` names a class of the same kind."""
-    seen: set[tuple[FindingKind, str]] = set()
-    for each in classes:
-        where = items[f"lexicons/{each.lexicon}.yaml"]
-        key = (each.kind, each.label)
-        if key in seen:
-            raise where.error(f"{each.kind.value.lower()} {each.label!r} is defined twice")
-        seen.add(key)
-    for each in classes:
+    seen: dict[tuple[FindingKind, str], Item] = {}
+    # Built-in files first, whatever they are called: the own one is to be mended.
+    for each, item in sorted(classes, key=lambda pair: layers[pair[1].file]):
+        first = seen.setdefault((each.kind, each.label), item)
+        if first is item:
+            continue
+        mend = (
+            "put its phrases there"
+            if layers[first.file]
+            else f"copy the built-in {first.file} into your folder under that name and add to it"
+        )
+        with notes.noting():
+            raise item.error(
+                f"{each.kind.value.lower()} {each.label!r} is defined twice; first in "
+                f"{_first(first.where, layers)}; give it another id, or {mend}"
+            )
+    for each, item in classes:
         if each.negated and (each.kind, each.negated) not in seen:
             allowed = sorted(label for kind, label in seen if kind is each.kind)
-            raise items[f"lexicons/{each.lexicon}.yaml"].error(
-                f"{each.label}.negated: {each.negated!r} is not allowed; "
-                f"allowed are same, nothing, {', '.join(allowed)}"
-            )
+            with notes.noting():
+                raise item.entries()["negated"].error(
+                    f"{each.negated!r} is not allowed; {nearest(each.negated, allowed)}"
+                    f"allowed are same, nothing, {', '.join(allowed)}"
+                )
 
 
 def _grammar(item: Item) -> Grammar:
@@ -387,7 +425,7 @@ def _grammar(item: Item) -> Grammar:
         return read_phrases(fields[name], arrows=arrows) if name in fields else ()
 
     negations = []
-    for each in fields["negations"].items() if "negations" in fields else ():
+    for each in fields["negations"].listed() if "negations" in fields else ():
         inner = each.fields(("words", "through"))
         words = read_phrases(inner["words"], arrows=True)
         negations.append(Negation(words, read_phrases(inner["through"])))
@@ -420,7 +458,7 @@ def _join(first: Grammar, second: Grammar) -> Grammar:
 
 def _examples(fields: Mapping[str, Item], *, of_criterion: bool = False) -> tuple[Example, ...]:
     found: list[Example] = []
-    for each in fields["examples"].items() if "examples" in fields else ():
+    for each in fields["examples"].listed() if "examples" in fields else ():
         inner = each.fields(("holds", "transcript"), ("title", "call"))
         allowed = (*_TRUTH, "not_applicable") if of_criterion else tuple(_TRUTH)
         holds = _TRUTH.get(inner["holds"].choice(allowed))
@@ -441,9 +479,11 @@ def _examples(fields: Mapping[str, Item], *, of_criterion: bool = False) -> tupl
 
 
 def _scorecard(item: Item, reader: Reader, version: str, notes: _Notes) -> Scorecard:
-    fields = item.fields(("version", "id", "criteria"), ("about",))
-    scorecard_id = _identifier(fields["id"])
-    entries = fields["criteria"].items()
+    fields = notes.fields(item, ("version", "id", "criteria"), ("about",))
+    scorecard_id = ""
+    with notes.noting():
+        scorecard_id = _identifier(fields["id"])
+    entries = fields["criteria"].listed()
     if not entries:
         raise fields["criteria"].error("is empty; write at least one criterion")
     criteria: dict[str, CriterionRule] = {}
@@ -496,14 +536,16 @@ def _rules(
     reader: Reader,
     version: str,
     found: dict[str, Rule],
+    layers: Mapping[str, int],
     notes: _Notes,
 ) -> None:
     """Adds the rules of a file to `found`; an id may stand once in all files."""
-    for each in item.fields(("version", section), ("about",))[section].items():
+    for each in notes.fields(item, ("version", section), ("about",))[section].listed():
         with notes.noting():
             rule = read(each, reader, version)
             if (name := rule.rule_id) in found:
-                raise each.error(f"rule {name!r} is defined twice; first in {found[name].where}")
+                first = _first(found[name].where, layers)
+                raise each.error(f"rule {name!r} is defined twice; first in {first}")
             found[name] = rule
 
 
@@ -549,18 +591,18 @@ def _rule(item: Item, reader: Reader, version: str) -> Rule:
     )
 
 
-def _cues(item: Item, reader: Reader) -> tuple[Cue, ...]:
-    fields = item.fields(("version", "cues"), ("about",))
+def _cues(item: Item, reader: Reader, notes: _Notes) -> tuple[Cue, ...]:
     found: list[Cue] = []
-    for each in fields["cues"].items():
-        inner = each.fields(("name", "roles", "part", "phrases"))
-        reader.phrase_sets.append(read_phrases(inner["phrases"]))
-        found.append(
-            Cue(
-                _identifier(inner["name"]),
-                read_roles(inner, "roles"),
-                len(reader.phrase_sets) - 1,
-                inner["part"].choice(("anywhere", "early", "late")),
+    for each in notes.fields(item, ("version", "cues"), ("about",))["cues"].listed():
+        with notes.noting():
+            inner = each.fields(("name", "roles", "part", "phrases"))
+            reader.phrase_sets.append(read_phrases(inner["phrases"]))
+            found.append(
+                Cue(
+                    _identifier(inner["name"]),
+                    read_roles(inner, "roles"),
+                    len(reader.phrase_sets) - 1,
+                    inner["part"].choice(("anywhere", "early", "late")),
+                )
             )
-        )
     return tuple(found)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from schemas.checks import LOUDEST_DBFS, QUIETEST_DBFS
 from schemas.events import (
     AlertRaised,
     CallEnded,
@@ -56,6 +57,7 @@ class _Line:
     text: str
     start_ms: int | None
     end_ms: int | None
+    loudness_dbfs: float | None = None
 
 
 def parse_transcript(
@@ -65,8 +67,9 @@ def parse_transcript(
 
     Text is one turn per line, `agent: ...` or `客户：...`, with an optional `[mm:ss]` before the
     role; empty lines and lines that begin with # are skipped. JSON is a list of objects, or an
-    object whose `segments` is one, each with `role`, `text` and optionally `start_ms` and `end_ms`.
-    Times not given are estimated from the length of the text.
+    object whose `segments` is one, each with `role`, `text` and optionally `start_ms`, `end_ms` and
+    `loudness_dbfs`, a number from -200 to 20: only so do rules over loudness have something to go
+    by. Times not given are estimated from the length of the text.
     """
     lines = (
         _json_lines(text) if text.lstrip()[:1] in ("[", "{") and _is_json(text) else _lines(text)
@@ -94,6 +97,7 @@ def parse_transcript(
                 end_ms=end,
                 text=line.text,
                 language=_language(line.text),
+                loudness_dbfs=line.loudness_dbfs,
             )
         )
         at = max(at, end + PAUSE_MS)
@@ -134,8 +138,8 @@ def _plain(value: object) -> str:
 
 
 def _is_json(text: str) -> bool:
-    # `[00:01] agent: ...` begins like a JSON list.
-    return not re.match(r"\s*\[\d+:\d", text)
+    # `[00:01] agent: ...` begins like a JSON list, and so does `[xx] agent: ...`, a mistake.
+    return not re.match(r"\s*\[(?:\d+:\d|[^\]\[{}\"\n]*\]\s*[^\s:：\[\]]+\s*[:：])", text)
 
 
 def _duration_ms(text: str) -> int:
@@ -201,7 +205,8 @@ def _json_lines(text: str) -> list[_Line]:
         start, end = (_time(turn, key, where) for key in ("start_ms", "end_ms"))
         if end is not None and (start is None or end < start):
             raise TranscriptError(f"{where}.end_ms: {end} needs a start_ms that is not later")
-        found.append(_Line(role, turn["text"].strip(), start, end))
+        loudness = _loudness(turn, where)
+        found.append(_Line(role, turn["text"].strip(), start, end, loudness))
     return found
 
 
@@ -212,3 +217,19 @@ def _time(turn: dict[str, Any], key: str, where: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise TranscriptError(f"{where}.{key}: {value!r} is no number of milliseconds, 0 or more")
     return value
+
+
+def _loudness(turn: dict[str, Any], where: str) -> float | None:
+    value = turn.get("loudness_dbfs")
+    if value is None:
+        return None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (QUIETEST_DBFS <= value <= LOUDEST_DBFS)
+    ):
+        raise TranscriptError(
+            f"{where}.loudness_dbfs: {value!r} is no number from {QUIETEST_DBFS:g} to "
+            f"{LOUDEST_DBFS:g}"
+        )
+    return float(value)

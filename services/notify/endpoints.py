@@ -138,7 +138,7 @@ def load_endpoints(settings: NotifySettings) -> Sequence[Endpoint]:
     root = read_yaml(path, str(path)).fields(("endpoints",))
     found: dict[str, Endpoint] = {}
     mistakes: list[str] = []
-    for item in root["endpoints"].items():
+    for item in root["endpoints"].listed():
         try:
             made = _endpoint(item)
             if made.name in found:

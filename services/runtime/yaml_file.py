@@ -26,9 +26,13 @@ class FileError(ValueError):
 
 
 def nearest(word: str, allowed: Collection[str]) -> str:
-    """What `word` may have been meant to be, as the begin of a mend; empty where nothing is."""
-    near = difflib.get_close_matches(word, sorted(allowed), 1)
-    return f"did you mean {near[0]}? " if near else ""
+    """What `word` may have been meant to be, as the begin of a mend; empty where nothing is.
+
+    Upper and lower case are the same here.
+    """
+    folded = {each.casefold(): each for each in sorted(allowed)}
+    near = difflib.get_close_matches(word.casefold(), folded, 1)
+    return f"did you mean {folded[near[0]]}? " if near else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,12 @@ class Item:
         if isinstance(self.node, yaml.SequenceNode):
             return [self._inner(node, f"{self.key}[{i}]") for i, node in enumerate(self.node.value)]
         return [self]
+
+    def listed(self) -> list[Item]:
+        """A list's values. Raises FileError for another value, a lone one too."""
+        if not isinstance(self.node, yaml.SequenceNode):
+            raise self.error("is no list; write entries that begin with `- `")
+        return self.items()
 
     def text(self) -> str:
         """The value without outer spaces. Raises FileError where it is empty or no scalar."""

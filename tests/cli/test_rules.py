@@ -94,8 +94,8 @@ def test_mistakes_of_tenants_are_told_too(own: Path, capsys: pytest.CaptureFixtu
         check(own)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        f"{own}/rules.yaml:3: warning: rule wants_money_back has no examples: "
-        "lacks one that holds and one that does not",
+        f"{own}/rules.yaml:3: warning: rule wants_money_back lacks examples: "
+        "one that holds and one that does not",
         f"{tenant}/alerts.yaml:2: alerts[0]: lacks 'title', 'severity', 'when', 'suggested_action'",
     ]
 

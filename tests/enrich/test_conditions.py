@@ -606,6 +606,19 @@ def test_adjoining_words_of_a_text_without_times_are_in_order() -> None:
         ("{said: x, part: middle}", "'middle' is not allowed; allowed are anywhere"),
         ("{said: x, first_s: soon}", "'soon' is no number"),
         ("{metric: talk_mss, role: agent, above: 1}", "did you mean talk_ms"),
+        ("{metric: TALK_MS, role: agent, above: 1}", "did you mean talk_ms"),
+        (
+            "{metric: hold_ms, above: 30, below: 10}",
+            "no number is above 30 and below 10; write an 'above' that is less than 'below'",
+        ),
+        ("{metric: hold_ms, above: 30, below: 30}", "no number is above 30 and below 30"),
+        ("{call: {hold_ms: {above: 2, below: 1}}}", "no number is above 2 and below 1"),
+        (
+            "{metric: customer_sentiment, below: 0}",
+            "'customer_sentiment' is judged by the condition sentiment, not by metric; write "
+            "{sentiment: negative, of: customer}",
+        ),
+        ("{metric: agent_sentiment_end, above: 0}", "negative, of: agent, at: end}"),
         ("{call: {que: x}}", "call.que: is not known of a call; did you mean queue"),
         ("{call: {}}", "call: is empty"),
         ("{call: {hold_ms: long}}", "'long' is no number"),

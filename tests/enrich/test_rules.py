@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections import defaultdict
@@ -163,9 +164,28 @@ rules:
         ),
         ("lexicons__x", LEXICON + "    polarity: much\n", "'much' is no number"),
         ("lexicons__x", LEXICON + "    roles: [boss]\n", ":8: classes[0].roles[0]: 'boss' is not"),
-        ("lexicons__x", LEXICON + "    negated: nope\n", "parking.negated: 'nope' is not allowed"),
+        ("lexicons__x", LEXICON + "    negated: nope\n", ":8: classes[0].negated: 'nope' is not"),
         ("lexicons__x", LEXICON + "    id: twice\n", ":8: classes[0].id: stands twice"),
-        ("lexicons__x", LEXICON.replace("id: parking", "id: refund"), "'refund' is defined twice"),
+        (
+            "lexicons__zzz",  # after the built-in files by its name
+            LEXICON.replace("id: parking", "id: refund"),
+            "lexicons/zzz.yaml:4: classes[0]: topic 'refund' is defined twice; first in the "
+            "built-in lexicons/topics.yaml:",
+        ),
+        (
+            "lexicons__aaa",  # and before them
+            LEXICON.replace("id: parking", "id: refund"),
+            "lexicons/aaa.yaml:4: classes[0]: topic 'refund' is defined twice; first in the "
+            "built-in lexicons/topics.yaml:",
+        ),
+        (
+            "lexicons__x",
+            LEXICON + LEXICON.split("classes:\n")[1],
+            "lexicons/x.yaml:8: classes[1]: topic 'parking' is defined twice; first in "
+            "lexicons/x.yaml:4; give it another id, or put its phrases there",
+        ),
+        ("lexicons__x", lexicon("phrases: ['[a-z]+']"), ":7: classes[0].phrases[0]: phrase '[a-z"),
+        ("lexicons__x", LEXICON.split("  - id")[0], "lexicons/x.yaml:3: classes: is no list; wri"),
         ("lexicons__x", lexicon("phrases: []"), ":7: classes[0].phrases: is empty"),
         ("lexicons__x", lexicon("phrases: ['(a|b']"), ":7: classes[0].phrases[0]: phrase '(a|b'"),
         ("lexicons__x", lexicon("phrases: [{a: b}]"), ":7: classes[0].phrases[0]: is no text"),
@@ -189,7 +209,20 @@ rules:
         ("alerts", alert("{not: " * 40 + "a" + "}" * 40), "nested deeper than"),
         ("alerts", alert("{topic: refund, at_least: 1.5}"), "1.5 is no whole number"),
         ("alerts", alert("&a {not: *a}"), "nested deeper than"),
-        ("summary", "version: '1'\ncues: here\n", "summary.yaml:2: cues: is no mapping"),
+        ("summary", "version: '1'\ncues: here\n", "summary.yaml:2: cues: is no list; write"),
+        ("rules", "version: '1'\nrules:\n", "rules.yaml:2: rules: is no list; write entries that "),
+        ("rules", "version: '1'\nrules: {a: b}\n", "rules.yaml:2: rules: is no list; write entri"),
+        ("alerts", "version: '1'\nalerts: {a: b}\n", "alerts.yaml:2: alerts: is no list; write"),
+        (
+            "scorecard",
+            "version: '1'\nid: s\ncriteria:\n",
+            "scorecard.yaml:3: criteria: is no list; write entries that begin with `- `",
+        ),
+        (
+            "rules",
+            rule("tag: x", "examples: {holds: true}"),
+            "rules.yaml:7: rules[0].examples: is no list",
+        ),
         (
             "scorecard",
             "version: '1'\nid: s\ncriteria: []\n",
@@ -232,7 +265,24 @@ rules:
         (
             "rules",
             rule("tag: x").replace("id: one", "id: long_silence"),
-            "rules.yaml:3: rules[0]: rule 'long_silence' is defined twice; first in alerts.yaml:",
+            "rules.yaml:3: rules[0]: rule 'long_silence' is defined twice; first in the built-in "
+            "alerts.yaml:",
+        ),
+        (
+            "alerts",
+            alert("topic: refund").replace("id: one", "id: asks_for_secret"),
+            "alerts.yaml:3: alerts[0]: rule 'asks_for_secret' is defined twice; first in the "
+            "built-in rules.yaml:",
+        ),
+        (
+            "rules",
+            rule("tag: x") + rule("tag: x").split("rules:\n")[1],
+            "rules.yaml:7: rules[1]: rule 'one' is defined twice; first in rules.yaml:3",
+        ),
+        (
+            "rules",
+            rule("alert: HIGH"),
+            "rules.yaml:6: rules[0].alert: 'HIGH' is not allowed; did you mean high? ",
         ),
     ],
 )
@@ -292,6 +342,53 @@ def test_a_check_tells_every_mistake_with_its_path_and_line(tmp_path: Path) -> N
         load_rules(own)
 
 
+def test_a_mistake_at_the_top_of_a_file_hides_none_below_it(tmp_path: Path) -> None:
+    files = {
+        "alerts": alert("topic: refnd") + "extra: 1\n",
+        "lexicons__x": LEXICON.replace("topic", "mood") + "extra: 1\n",
+        "rules": rule("tag: A b") + "extra: 1\n",
+        "scorecard": "version: '1'\nid: A b\ncriteria: [{id: a}]\nextra: 1\n",
+        "summary": "version: '1'\ncues: [{name: a}, {name: b}]\nextra: 1\n",
+    }
+    own = folder(tmp_path, **files)
+    places = [each.place.removeprefix(f"{own}/") for each in check_rules(own)]
+    assert sorted(places) == [
+        "alerts.yaml:8",
+        "alerts.yaml:9",
+        "lexicons/x.yaml:5",
+        "lexicons/x.yaml:8",
+        "rules.yaml:6",
+        "rules.yaml:7",
+        "scorecard.yaml:2",
+        "scorecard.yaml:3",
+        "scorecard.yaml:4",
+        "summary.yaml:2",
+        "summary.yaml:2",
+        "summary.yaml:3",
+    ]
+    with pytest.raises(FileError, match="extra: is not known here"):
+        load_rules(folder(tmp_path / "other", rules=rule("tag: x") + "extra: 1\n"))
+
+
+def test_a_class_defined_twice_is_told_once_for_each_with_its_mend(tmp_path: Path) -> None:
+    classes = LEXICON.replace("id: parking", "id: refund")
+    classes += LEXICON.split("classes:\n")[1].replace("id: parking", "id: billing")
+    own = folder(tmp_path / "own", lexicons__aaa=classes)
+    tenant = folder(tmp_path / "tenant", lexicons__Aaa=LEXICON)
+    common = folder(own, lexicons__zzz=LEXICON)
+    found = check_rules(common, tenant)
+    assert [each.place for each in found] == [
+        f"{own}/lexicons/aaa.yaml:4",
+        f"{own}/lexicons/aaa.yaml:8",
+        f"{tenant}/lexicons/Aaa.yaml:4",
+    ]
+    assert found[0].text.endswith(
+        "; give it another id, or copy the built-in lexicons/topics.yaml into your folder under "
+        "that name and add to it"
+    )
+    assert "first in lexicons/zzz.yaml:4" in found[2].text
+
+
 def test_a_rule_without_examples_of_both_kinds_is_a_warning(tmp_path: Path) -> None:
     one = "examples: [{holds: true, transcript: 'customer: refund'}]"
     text = rule("tag: x") + rule("tag: x", one).split("rules:\n")[1].replace("one", "two")
@@ -299,11 +396,13 @@ def test_a_rule_without_examples_of_both_kinds_is_a_warning(tmp_path: Path) -> N
     assert [(each.place, each.text, each.warning) for each in check_rules(own)] == [
         (
             f"{own}/rules.yaml:3",
-            "rule one has no examples: lacks one that holds and one that does not",
+            "rule one lacks examples: one that holds and one that does not",
             True,
         ),
-        (f"{own}/rules.yaml:7", "rule two has no examples: lacks one that does not", True),
+        (f"{own}/rules.yaml:7", "rule two lacks an example that does not hold", True),
     ]
+    folder(own, rules=rule("tag: x", one.replace("true", "false")))
+    assert [each.text for each in check_rules(own)] == ["rule one lacks an example that holds"]
     assert check_rules() == []
 
 
@@ -363,6 +462,19 @@ def test_an_example_tells_what_telephony_knows(tmp_path: Path) -> None:
     )).replace("{topic: refund}", when)  # fmt: skip
     rules = load_rules(folder(tmp_path, rules=text))
     assert [t.passed for t in try_examples(rules, SETTINGS) if t.found.name == "one"] == [True] * 3
+
+
+def test_an_example_tells_how_loud_it_was(tmp_path: Path) -> None:
+    when = "{metric: loudness_dbfs, role: customer, above: -30}"
+    text = rule("tag: x", "examples:", *(
+        f"  - {{holds: {holds}, transcript: '{json.dumps([turn])}'}}"
+        for holds, turn in (
+            ("true", {"role": "customer", "text": "hello there", "loudness_dbfs": -20}),
+            ("false", {"role": "customer", "text": "hello there", "loudness_dbfs": -40.5}),
+        )
+    )).replace("{topic: refund}", when)  # fmt: skip
+    rules = load_rules(folder(tmp_path, rules=text))
+    assert [t.passed for t in try_examples(rules, SETTINGS) if t.found.name == "one"] == [True] * 2
 
 
 # What follows

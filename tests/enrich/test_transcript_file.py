@@ -45,7 +45,7 @@ def test_a_turn_ends_before_the_next_begins() -> None:
 def test_json(wrap: object) -> None:
     assert callable(wrap)
     turns = [
-        {"role": "agent", "text": "hello", "start_ms": 100, "end_ms": 900},
+        {"role": "agent", "text": "hello", "start_ms": 100, "end_ms": 900, "loudness_dbfs": -21},
         {"role": "客户", "text": "你好"},
     ]
     event = parse_transcript(json.dumps(wrap(turns), indent=1))
@@ -53,6 +53,7 @@ def test_json(wrap: object) -> None:
         (Role.AGENT, 100, 900),
         (Role.CUSTOMER, 1300, 1740),
     ]
+    assert [s.loudness_dbfs for s in event.segments] == [-21.0, None]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,11 @@ def test_json(wrap: object) -> None:
         ("# nothing\n", "line 1: no turn found"),
         ("agent: hi\nno role here\n", "line 2: 'no role here' is no turn; write"),
         ("agent: hi\nboss: hi\n", "line 2: role 'boss' is not known; allowed are agent, customer"),
+        (
+            "[xx] customer: hello",
+            "line 1: '[xx] customer: hello' is no turn; write `agent: ...` or `[mm:ss] customer:",
+        ),
+        ("\n[5] 客户：你好", "line 2: '[5] 客户：你好' is no turn; write"),
         ('[{"role": "agent",\n]', "line 2: is no JSON"),
         ('{"a": 1}', "line 1: JSON must be a list of turns or hold one as 'segments'"),
         ("[1]", "segments[0]: is no object"),
@@ -70,6 +76,13 @@ def test_json(wrap: object) -> None:
         ('[{"role": "agent", "text": "a", "start_ms": -1}]', "segments[0].start_ms: -1 is no"),
         ('[{"role": "agent", "text": "a", "start_ms": true}]', "segments[0].start_ms: True"),
         ('[{"role": "agent", "text": "a", "end_ms": 5}]', "segments[0].end_ms: 5 needs"),
+        (
+            '[{"role": "agent", "text": "a", "loudness_dbfs": 21}]',
+            "segments[0].loudness_dbfs: 21 is no number from -200 to 20",
+        ),
+        ('[{"role": "agent", "text": "a", "loudness_dbfs": NaN}]', "loudness_dbfs: nan is no"),
+        ('[{"role": "agent", "text": "a", "loudness_dbfs": true}]', "loudness_dbfs: True is no"),
+        ('[{"role": "agent", "text": "a", "loudness_dbfs": "-20"}]', "loudness_dbfs: '-20' is no"),
     ],
 )
 def test_what_cannot_be_read_says_where(text: str, problem: str) -> None:
