@@ -391,6 +391,7 @@ def test_phrases_are_spelled_out() -> None:
         ("款~", "follows no English word"),
         ("(a|b|c|d|e|f|g|h|i|j)" * 5, "stands for more than"),
         ("(a|)", "nothing to match"),
+        ("refund*", r"'\*' means nothing here"),
         (r"\d{3}", r"'\\' means nothing here, for phrases are no regular expressions; there are"),
         ("^refund", r"'\^' means nothing"),
         ("refund$", r"'\$' means nothing"),
