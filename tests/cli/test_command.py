@@ -383,7 +383,7 @@ def test_doctor_checks_every_part_and_says_the_mend(command: Command) -> None:
     verdicts = {row[1]: row[2] for row in rows if len(row) > 3 and row[2]}
     good = dict.fromkeys(
         ("python", "data folder", "scratch", "log", "registry", "objects", "versions", "gpu",
-         "models", "rules", "sentiment", "language model", "warehouse"), "ok"
+         "models", "rules", "sentiment", "language model", "endpoints", "warehouse"), "ok"
     )  # fmt: skip
     assert verdicts == {**good, "engine": "warn"}, "the stub engine is nothing to rely on"
     command.environment["CALLSTREAM_ENRICH__RULES_DIR"] = str(command.data / "none")
