@@ -196,9 +196,15 @@ def test_pocketsphinx_understands_clean_english() -> None:
     assert not any(word.startswith(("<", "[")) or "(" in word for word in words)
 
 
-def test_whisper_takes_the_language_from_the_hints(whisper_folder: Path) -> None:
-    settings = TranscribeSettings(model_dir=whisper_folder, beam_size=1)
-    engine = FasterWhisperEngine(whisper_folder, settings)
+@pytest.fixture(scope="module")
+def talking_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that always says something; what another says of noise depends on the processor."""
+    return build(tmp_path_factory.mktemp("talking"), ends=False)
+
+
+def test_whisper_takes_the_language_from_the_hints(talking_folder: Path) -> None:
+    settings = TranscribeSettings(model_dir=talking_folder, beam_size=1)
+    engine = FasterWhisperEngine(talking_folder, settings)
     # Random weights are sure of nothing, so the likelier hint is taken.
     hinted = engine.transcribe(SAID, SPANS, Asked(hints=("zh",)))
     assert hinted.language == "zh"
@@ -206,12 +212,6 @@ def test_whisper_takes_the_language_from_the_hints(whisper_folder: Path) -> None
     assert {segment.language for segment in hinted.segments} == {"zh"}
     given = engine.transcribe(SAID, SPANS, Asked(language="fr"))
     assert (given.language, given.language_confidence) == ("fr", None)
-
-
-@pytest.fixture(scope="module")
-def talking_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that always says something; what another says of noise depends on the processor."""
-    return build(tmp_path_factory.mktemp("talking"), ends=False)
 
 
 @pytest.mark.parametrize("tag", ["nb-NO", "nn-NO", "fil-PH", "iw-IL", "in-ID", "ji", "jv-ID"])
