@@ -348,6 +348,7 @@ def status(
 ) -> None:
     """How each stage does, what waits and why. Exit status 1 where something needs a person."""
     looker = Looker(load())
+    needs_a_person = False
     try:
         while True:
             seen = looker.look()
@@ -359,16 +360,17 @@ def status(
             else:
                 out.print(as_screen(seen))
             if not watch:
+                needs_a_person = bool(seen.needs_a_person)
                 break
             time.sleep(2.0)
     except KeyboardInterrupt:
-        return
+        """Whoever watches has seen enough."""
     finally:
         looker.close()
     if looker.waits:
         sys.stdout.flush()
-        os._exit(int(bool(seen.needs_a_person)))
-    if seen.needs_a_person:
+        os._exit(int(needs_a_person))
+    if needs_a_person:
         raise typer.Exit(1)
 
 

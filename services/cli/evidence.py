@@ -157,14 +157,15 @@ def without_personal(transcript: CallTranscribed, enriched: CallEnriched) -> Cal
     Segments that hold any have no words and no corrections, and no speaker has a reason for its
     role, which quotes single words. `enriched` is made from `transcript`.
     """
-    call = Followed(transcript, enriched, same=True)
-    held = {each.segment_id for each in enriched.redactions}
+    held: dict[int, list[Redaction]] = defaultdict(list)
+    for each in enriched.redactions:
+        held[each.segment_id].append(each)
     return replace(
         transcript,
         segments=[
             replace(
                 segment,
-                text=call.shown(segment.text, [segment.segment_id]),
+                text=masked(segment.text, held[segment.segment_id], Mask.LABEL),
                 words=[],
                 word_start_ms=[],
                 word_end_ms=[],

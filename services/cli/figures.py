@@ -276,8 +276,7 @@ class Figures:
         span = max((s.end_ms for s in self._people), default=0) - first
         quarters: dict[int, list[Segment]] = defaultdict(list)
         for part in loud:
-            middle = (part.start_ms + part.end_ms) / 2 - first
-            quarters[min(int(middle * 4 // span), 3) + 1].append(part)
+            quarters[_quarter(part, first, span)].append(part)
         if metric.name == "loudness_change_db":
             told = [self._power(quarters[number]) for number in sorted(quarters)]
             if len(told) < 2:
@@ -413,8 +412,7 @@ class Figures:
         span = max(max((segment.end_ms for _, segment in self._felt), default=0) - first, 1)
         quarters: dict[tuple[int, Role], list[tuple[SegmentSentiment, Segment]]] = defaultdict(list)
         for each, segment in self._felt:
-            twice = segment.start_ms + segment.end_ms - 2 * first
-            quarters[min(max(twice * 2 // span, 0), 3) + 1, each.role].append((each, segment))
+            quarters[_quarter(segment, first, span), each.role].append((each, segment))
         entries = []
         for point in self._call.enriched.course:
             title = (
@@ -478,6 +476,12 @@ _WORK: Mapping[str, Callable[[Figures, Metric], Sum]] = {
     "overlap_ms": Figures._spoke_at_once,
     "overlap_share": Figures._share,
 }
+
+
+def _quarter(segment: Segment, first_ms: int, span_ms: int) -> int:
+    """1 to 4, by its middle."""
+    twice = segment.start_ms + segment.end_ms - 2 * first_ms
+    return min(max(twice * 2 // span_ms, 0), 3) + 1
 
 
 def _adds_up(what: str, spans: Sequence[Interval]) -> str:

@@ -51,6 +51,7 @@ _SAMPLE = 10
 _POLL_S = 0.2
 _DECIDED_S = 120.0
 _WHY = 3
+
 StageName = StrEnum("StageName", {name: name for name in STAGES})  # type: ignore[misc]
 Tenant = Annotated[str | None, typer.Option(help="Whose calls; default: the setting `tenant`.")]
 Generation = Annotated[int, typer.Argument(help="As `replay list` names it.")]

@@ -28,6 +28,7 @@ from services.runtime.errors import Invalid, Transient
 from services.runtime.log import Log
 from services.runtime.stage import event_id, utc_now
 from services.settings import Settings, load
+from services.sink.rows import milliseconds
 
 review_app = typer.Typer()
 
@@ -360,7 +361,7 @@ def _waiting(parts: Parts, tenant: str, call_id: str) -> list[dict[str, Any]]:
                     "withdrawn": review.withdrawn,
                     "reviewed_by": review.reviewed_by,
                     "reason": review.reason,
-                    "at": round(review.reviewed_at.timestamp() * 1000),
+                    "at": milliseconds(review.reviewed_at),
                     "waits": True,
                 }
             )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from services.ingest.entrances import (
 )
 from services.ingest.handler import UPLOADED, upload, upload_uri
 from services.loopback import Asks, asking, rows_of, running
-from services.runtime.audio import Prober
+from services.runtime.audio import AudioInfo, Prober
 from services.runtime.errors import Invalid, NotYet
 from services.runtime.stage import utc_now
 from services.serve import AlreadyRunning, embedded
@@ -62,14 +62,16 @@ def submit(
     owner = tenant or settings.tenant
     began = utc_now()
     probe = Prober()
+    # Asked for the length, and again for the channels: a file is looked into once.
+    look = lru_cache(maxsize=1)(partial(_looked_into, settings, probe))
     handed: list[CallEnded] = []
     for path in files:
         try:
             call = call_ended_for(
                 path, tenant_id=owner, call_id=call_id, roles=chosen, metadata=metadata,
-                uri=upload_uri(owner, path), length_ms=partial(_length_ms, settings, probe),
+                uri=upload_uri(owner, path), length_ms=partial(_length_ms, look),
             )  # fmt: skip
-            _check_audio(settings, call, path, probe, named=chosen is not None)
+            _check_audio(call, path, look, named=chosen is not None)
             # What is refused is not to lie in the store, where no event leads to it.
             upload(parts.objects, owner, path)
             parts.publish(log, call)
@@ -94,17 +96,25 @@ def submit(
         raise typer.Exit(1)
 
 
-def _length_ms(settings: Settings, probe: Prober, path: Path, container: str | None) -> int:
-    """0 where it cannot be told: ingest says why, and keeps the file as a dead letter."""
+_Look = Callable[[Path, str | None], AudioInfo | None]
+
+
+def _looked_into(
+    settings: Settings, probe: Prober, path: Path, container: str | None
+) -> AudioInfo | None:
+    """None where it is no audio: ingest says why, and keeps the file as a dead letter."""
     try:
-        return probe(path, settings.ingest.audio_limits, container).duration_ms
+        return probe(path, settings.ingest.audio_limits, container)
     except (Invalid, NotYet):
-        return 0
+        return None
 
 
-def _check_audio(
-    settings: Settings, call: CallEnded, path: Path, probe: Prober, *, named: bool
-) -> None:
+def _length_ms(look: _Look, path: Path, container: str | None) -> int:
+    info = look(path, container)
+    return 0 if info is None else info.duration_ms
+
+
+def _check_audio(call: CallEnded, path: Path, look: _Look, *, named: bool) -> None:
     """Raises Invalid where the file denies the roles told of it; warns of times beyond its end.
 
     A file about which nothing is told that it could deny is not looked into: ingest does that.
@@ -112,10 +122,8 @@ def _check_audio(
     mine = [each for each in call.recordings if (each.uri or "").startswith(UPLOADED)]
     if len(call.recordings) != 1 or not mine or not (mine[0].channel_roles or call.segments):
         return
-    try:
-        info = probe(path, settings.ingest.audio_limits, mine[0].container)
-    except (Invalid, NotYet):
-        return  # ingest says so, and keeps it as a dead letter
+    if (info := look(path, mine[0].container)) is None:
+        return
     if problem := problem_with_audio(call, info):
         said = f"--roles: {problem}" if named else problem
         raise Invalid("bad_metadata", said)

@@ -32,8 +32,8 @@ class ChannelResult:
     undivided: str = ""
     """Why they could not be."""
     loudness: bytes = b""
-    """As loudness.course gives it; empty of a channel that repeats another or on which nobody
-    speaks, and of what an earlier version kept."""
+    """As loudness.course gives it; empty of a channel of which nothing was heard, and of what an
+    earlier version kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -267,7 +267,7 @@ class Transcriber:
                     heard=heard,
                     turns=turns,
                     undivided=undivided,
-                    loudness=loudness.course(samples) if voiced else b"",
+                    loudness=loudness.course(samples) if heard and heard.segments else b"",
                 )
             )
         samples_each = audio[0].size if audio else 0
